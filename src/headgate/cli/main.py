@@ -1,0 +1,47 @@
+"""The `headgate` command: its groups, and what an error looks like."""
+
+import importlib
+import sys
+
+import click
+
+from headgate import __version__
+from headgate.core.errors import InputError
+
+# Commands are imported when they are called, so that `headgate --help` and a gateway's start
+# never pay for numba or polars.
+COMMANDS: dict[str, str] = {}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="headgate")
+def headgate() -> None:
+    """One shared pool of accelerators under one policy, live and in simulation.
+
+    Exit status: 0 done; 1 a check that was asked for failed; 2 bad input, said in one sentence;
+    130 stopped by Ctrl-C.
+    """
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one sentence on stderr and status 2."""
+    try:
+        headgate(standalone_mode=True)
+    except InputError as error:
+        click.echo(f"headgate: {error}", err=True)
+        sys.exit(2)

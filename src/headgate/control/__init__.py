@@ -1,0 +1,1 @@
+"""The one machine that both worlds run."""

@@ -1,0 +1,1 @@
+"""The nouns: units, tables, facts and wishes, lifecycle, laws, errors."""

@@ -1,0 +1,1 @@
+"""Compiled loops over primitive arrays; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""How machinery behaves: step time, KV memory, checkpoint and boot cost."""

@@ -1,0 +1,1 @@
+"""A made-up world: driver, nature, workloads, trace loaders, named dice."""
