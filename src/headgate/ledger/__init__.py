@@ -1,0 +1,1 @@
+"""Tokens and money: what was used, by whom, at what price."""
