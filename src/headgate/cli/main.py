@@ -10,7 +10,9 @@ from headgate.core.errors import InputError
 
 # Commands are imported when they are called, so that `headgate --help` and a gateway's start
 # never pay for numba or polars.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "data": "headgate.cli.data:data",
+}
 
 
 class LazyGroup(click.Group):

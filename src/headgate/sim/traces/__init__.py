@@ -1,0 +1,1 @@
+"""Public traces: where each comes from, how to read it, and what to do where it is damaged."""
