@@ -1,0 +1,166 @@
+"""The one machine that both worlds run: facts in, wishes out."""
+
+import heapq
+from collections.abc import Callable
+
+import numpy as np
+
+from headgate.control.ground import Ground
+from headgate.control.services import BATCH, ONLINE, Services
+from headgate.core.errors import InputError, LawBroken
+from headgate.core.facts import (
+    BatchOrdered,
+    Fact,
+    NodeFailed,
+    NodeJoined,
+    TenantChanged,
+    WindowClosed,
+    Wish,
+    WorkCancelled,
+    WorkFinished,
+    WorkStarted,
+    WorkStopped,
+    WorkSubmitted,
+)
+from headgate.core.fleet import Fleet
+from headgate.core.tables import Ints
+from headgate.kernels import layout as k
+from headgate.policy.order import standing
+from headgate.policy.rules import Asking, Policy
+
+
+class Machine:
+    """Learns facts one at a time, decides, and checks the laws after each.
+
+    It has no clock: time is what the last fact says. Same facts, same wishes, byte for byte.
+    """
+
+    def __init__(
+        self, fleet: Fleet, policy: Policy, standing_weights: dict[str, float] | None = None
+    ) -> None:
+        self.fleet = fleet
+        self.policy = policy
+        self.weights = standing_weights or {}
+        self.ground = Ground(fleet, policy.rules(fleet))
+        self.services = Services(self.ground, policy)
+        self.families = [tenant.families for tenant in fleet.tenants]
+        self.standings = [standing(families, self.weights) for families in self.families]
+        self.impatient: list[tuple[float, int]] = []  # (when patience ends, work)
+        self._learners: dict[type, Callable[..., None]] = {
+            NodeJoined: lambda fact: self.ground.turn(k.NODE_UP, fact.node),
+            NodeFailed: lambda fact: self.ground.turn(k.NODE_DOWN, fact.node),
+            WorkSubmitted: self._submitted,
+            WorkStarted: lambda fact: self.ground.turn(k.WORK_STARTED, fact.work),
+            WorkFinished: self._finished,
+            WorkStopped: self._stopped,
+            WorkCancelled: lambda fact: self.ground.turn(
+                k.WORK_CANCELLED, fact.work, k.OWNER_CANCELLED
+            ),
+            BatchOrdered: self._ordered,
+            WindowClosed: self._window_closed,
+            TenantChanged: self._tenant_changed,
+        }
+
+    @property
+    def now_s(self) -> float:
+        return self.ground.now_s
+
+    def name(self, work: int) -> str:
+        """The name a person knows the work by."""
+        return self.ground.names[work]
+
+    def handle(self, fact: Fact) -> list[Wish]:
+        """Learn one fact and say what should be done about it.
+
+        Raises LawBroken when a law does not hold afterwards; it is never caught.
+        """
+        ground = self.ground
+        if fact.at_s < ground.now_s:
+            raise LawBroken(
+                f"time never runs back: fact {ground.fact + 1} is of {fact.at_s} s, "
+                f"but {ground.now_s} s has passed."
+            )
+        ground.now_s = fact.at_s
+        ground.fact += 1
+        ground.wishes = []
+        self._learners[type(fact)](fact)
+        return ground.wishes
+
+    def _submitted(self, fact: WorkSubmitted) -> None:
+        class_ = self.fleet.tenants[fact.tenant].class_
+        asking = Asking(
+            fact.kind, class_, fact.tenant, self.standings[fact.tenant], fact.at_s, fact.bid,
+            fact.deadline_s, False,
+        )  # fmt: skip
+        row = self.ground.enlist(
+            fact.name,
+            fact.kind,
+            class_,
+            fact.tenant,
+            fact.shape,
+            self.policy.rank(asking),
+            firm=fact.firm,
+            bid=fact.bid,
+            deadline_s=fact.deadline_s,
+            patience_s=fact.patience_s,
+            checkpoint_s=fact.checkpoint_s,
+            restart_s=fact.restart_s,
+            ref=fact.ref,
+        )
+        if fact.patience_s != np.inf:
+            heapq.heappush(self.impatient, (fact.at_s + fact.patience_s, row))
+
+    def _finished(self, fact: WorkFinished) -> None:
+        self.ground.turn(k.WORK_FINISHED, fact.work, k.TERM_OVER)
+
+    def _stopped(self, fact: WorkStopped) -> None:
+        self.ground.turn(k.WORK_STOPPED, fact.work, k.NODE_LOST, fact.lost_gpu_s)
+
+    def _ordered(self, fact: BatchOrdered) -> None:
+        self.services.orders[fact.service].add(fact.name, fact.tenant, fact.tokens, fact.deadline_s)
+
+    def _window_closed(self, fact: WindowClosed) -> None:
+        if len(fact.services) != len(self.fleet.services):
+            raise InputError(
+                f"a window at {fact.at_s} s has {len(fact.services)} services, but the fleet has "
+                f"{len(self.fleet.services)}; give one entry for each, in the fleet's order."
+            )
+        while self.impatient and self.impatient[0][0] <= fact.at_s:
+            row = heapq.heappop(self.impatient)[1]
+            work = self.ground.tables.works[row]
+            if work["state"] == k.WAITING and work["starts"] == 0:
+                self.ground.refuse(row, k.PATIENCE_OVER)
+        if fact.services:
+            columns = np.array(
+                [(s.arrived, s.queued, s.batch_served) for s in fact.services], np.float64
+            )
+            self.services.learn(fact.window_s, columns[:, 0], columns[:, 1], columns[:, 2])
+            self.services.plan()
+        self.ground.turn(k.TIME_PASSED, -1)
+
+    def _tenant_changed(self, fact: TenantChanged) -> None:
+        """A new standing reorders what the tenant has waiting at once."""
+        tenant = fact.tenant
+        self.families[tenant] = fact.families
+        self.standings[tenant] = standing(fact.families, self.weights)
+        works = self.ground.tables.works[: self.ground.rows]
+        mine = (works["tenant"] == tenant) & (works["state"] == k.WAITING) & (works["service"] < 0)
+        for row in np.flatnonzero(mine).tolist():
+            work = works[row]
+            asking = Asking(
+                "lease" if work["kind"] == k.LEASE else "gang",
+                int(work["class_"]),
+                tenant,
+                self.standings[tenant],
+                float(work["submitted_s"]),
+                float(work["bid"]),
+                float(work["deadline_s"]),
+                False,
+            )
+            self.ground.move(row, self.policy.rank(asking), fill=False, mode=0)
+        self.ground.turn(k.TIME_PASSED, -1)
+
+    def ready(self, service: int) -> tuple[Ints, Ints]:
+        """Running replicas of a service by pool: online and batch."""
+        ready = self.ground.tables.ready[service]
+        return ready[ONLINE], ready[BATCH]

@@ -1,0 +1,203 @@
+"""Replicas: the machine asks for as many as the policy's targets need, and gives up the rest."""
+
+import numpy as np
+
+from headgate.control.batches import Orders
+from headgate.control.ground import Ground
+from headgate.core.fleet import Service
+from headgate.core.lifecycle import ENDED
+from headgate.core.tables import Floats, Ints
+from headgate.kernels import layout as k
+from headgate.policy.rules import Asking, Policy, Traffic
+
+ONLINE, BATCH = 0, 1
+# Windows of traffic the machine remembers: two hours of minutes, what scaling looks back on.
+HISTORY = 128
+# Batch replicas of a service that wait at once: enough to fill what falls idle in a window.
+WAITING_AT_MOST = 64
+
+
+class Services:
+    """Every service's replicas, traffic and batch orders."""
+
+    def __init__(self, ground: Ground, policy: Policy) -> None:
+        self.ground = ground
+        self.policy = policy
+        self.services = ground.fleet.services
+        count = len(self.services)
+        self.orders = [Orders() for _ in range(count)]
+        self.rows: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
+        self.made = [0] * count
+        self.urgent = np.zeros(count, np.bool_)
+        self.arrived = np.zeros((0, count))
+        self.queued = np.zeros(count)
+
+    def learn(self, window_s: float, arrived: Floats, queued: Floats, batch: Floats) -> None:
+        """Take one window's traffic in."""
+        self.arrived = np.concatenate([self.arrived[-HISTORY + 1 :], arrived[None, :]])
+        self.queued = queued
+        for orders, served in zip(self.orders, batch.tolist(), strict=True):
+            orders.serve(served, self.ground.now_s)
+        self.window_s = window_s
+
+    def plan(self) -> None:
+        """Ask the policy for targets and move towards them."""
+        now_s = self.ground.now_s
+        traffic = Traffic(
+            now_s=now_s,
+            window_s=self.window_s,
+            arrived=self.arrived,
+            queued=self.queued,
+            batch_tokens=np.array([orders.total for orders in self.orders]),
+            batch_due_per_s=np.array([orders.due_per_s(now_s) for orders in self.orders]),
+        )
+        targets = self.policy.plan(traffic)
+        urgent = targets.urgent if len(targets.urgent) else np.zeros(len(self.services), np.bool_)
+        for v in range(len(self.services)):
+            self._set_urgency(v, bool(urgent[v]))
+        for v in range(len(self.services)):
+            self._prune(v)
+            self._meet(v, ONLINE, float(targets.online[v]))
+        for v in range(len(self.services)):
+            self._meet(v, BATCH, float(targets.batch[v]))
+
+    def _prune(self, v: int) -> None:
+        """Forget replicas that have ended."""
+        states = self.ground.tables.works["state"]
+        for mode in (ONLINE, BATCH):
+            rows = self.rows[v][mode]
+            if rows:
+                gone = np.isin(states[rows], ENDED)
+                if gone.any():
+                    rows[:] = np.asarray(rows)[~gone].tolist()
+
+    def _capacity(self, v: int, rows: list[int]) -> Floats:
+        """Tokens/s of each replica where it stands, or in the pool it would try first."""
+        service = self.services[v]
+        shapes = self.ground.tables.shapes
+        speed = np.asarray(self.ground.fleet.shapes[service.shape].speed)
+        pool = self.ground.tables.works["pool"][rows].astype(np.int64)
+        first = int(shapes[service.shape, 0, k.PREFERENCE])
+        return np.asarray(speed[np.where(pool < 0, first, pool)])
+
+    def _states(self, rows: list[int]) -> Ints:
+        return np.asarray(self.ground.tables.works["state"][np.asarray(rows, np.int64)], np.int64)
+
+    def _meet(self, v: int, mode: int, target: float) -> None:
+        """Move one service's capacity in one mode to its target."""
+        service = self.services[v]
+        rows = self.rows[v][mode]
+        states = self._states(rows)
+        leaving = states == k.STOPPING
+        capacity = np.where(leaving, 0.0, self._capacity(v, rows)) if rows else np.zeros(0)
+        have = float(capacity.sum())
+        least = service.replicas_min if mode == ONLINE else 0
+        count = int(np.count_nonzero(~leaving))
+        if have < target or count < least:
+            self._add(v, mode, target - have, least - count, states)
+        elif have > target and count > least:
+            self._drop(v, mode, have - target, count - least, states, capacity)
+
+    def _add(self, v: int, mode: int, lacking: float, least: int, states: Ints) -> None:
+        if mode == ONLINE and self.ground.rules.converts_replicas:
+            lacking, least = self._convert_back(v, lacking, least)
+        shape = self.services[v].shape
+        first = int(self.ground.tables.shapes[shape, 0, k.PREFERENCE])
+        each = self.ground.fleet.shapes[shape].speed[first]
+        wanted = max(least, int(np.ceil(lacking / each)) if lacking > 0 else 0)
+        if mode == BATCH:
+            wanted = min(wanted, WAITING_AT_MOST - int(np.count_nonzero(states == k.WAITING)))
+        for _ in range(wanted):
+            self.rows[v][mode].append(self._new(v, mode))
+
+    def _new(self, v: int, mode: int) -> int:
+        """Submit one replica on the service's own account."""
+        service = self.services[v]
+        shape = self.ground.fleet.shapes[service.shape]
+        first = int(self.ground.tables.shapes[service.shape, 0, k.PREFERENCE])
+        kind = "batch" if mode == BATCH else "replica"
+        asking = self._asking(v, mode)
+        self.made[v] += 1
+        return self.ground.enlist(
+            f"{service.name}/{kind}-{self.made[v]}",
+            kind,
+            service.class_,
+            service.tenant,
+            service.shape,
+            self.policy.rank(asking),
+            fill=mode == BATCH and not asking.urgent,
+            service=v,
+            mode=mode,
+            bid=asking.bid,
+            restart_s=shape.start_s[first],
+        )
+
+    def _asking(self, v: int, mode: int) -> Asking:
+        service: Service = self.services[v]
+        batch = mode == BATCH
+        return Asking(
+            kind="batch" if batch else "replica",
+            class_=service.class_,
+            tenant=service.tenant,
+            standing=0.0,
+            submitted_s=self.ground.now_s,
+            bid=service.batch_bid if batch else service.bid,
+            deadline_s=self.orders[v].first_deadline_s() if batch else np.inf,
+            urgent=batch and bool(self.urgent[v]),
+        )
+
+    def _move(self, v: int, row: int, mode: int) -> None:
+        asking = self._asking(v, mode)
+        fill = mode == BATCH and not asking.urgent
+        self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
+
+    def _convert_back(self, v: int, lacking: float, least: int) -> tuple[float, int]:
+        """Turn running batch replicas into online ones: no boot, the weights are there."""
+        batch = self.rows[v][BATCH]
+        if not batch:
+            return lacking, least
+        states = self.ground.tables.works["state"][batch]
+        capacity = self._capacity(v, batch)
+        # Running ones first, then those that start already.
+        for state in (k.RUNNING, k.STARTING):
+            for i in np.flatnonzero(states == state).tolist():
+                if lacking <= 0 and least <= 0:
+                    break
+                self._move(v, batch[i], ONLINE)
+                self.rows[v][ONLINE].append(batch[i])
+                lacking -= float(capacity[i])
+                least -= 1
+        moved = set(self.rows[v][ONLINE])
+        batch[:] = [row for row in batch if row not in moved]
+        return lacking, least
+
+    def _drop(
+        self, v: int, mode: int, surplus: float, count: int, states: Ints, capacity: Floats
+    ) -> None:
+        """Give up replicas beyond the target: waiting ones, then starting, then running."""
+        rows = list(self.rows[v][mode])
+        converts = mode == ONLINE and self.ground.rules.converts_replicas
+        batch_waits = self.orders[v].total > 0.0
+        for state in (k.WAITING, k.STARTING, k.RUNNING):
+            for i in np.flatnonzero(states == state)[::-1].tolist():
+                if count <= 0:
+                    return
+                if capacity[i] > surplus:
+                    continue
+                surplus -= float(capacity[i])
+                count -= 1
+                if converts and batch_waits and state != k.WAITING:
+                    self._move(v, rows[i], BATCH)
+                    self.rows[v][BATCH].append(rows[i])
+                    self.rows[v][ONLINE].remove(rows[i])
+                else:
+                    self.ground.turn(k.STOP_WANTED, rows[i], k.SURPLUS)
+
+    def _set_urgency(self, v: int, urgent: bool) -> None:
+        """Lift batch to its class's level while a deadline is at stake, and back."""
+        if urgent == bool(self.urgent[v]):
+            return
+        self.urgent[v] = urgent
+        for row in self.rows[v][BATCH]:
+            if not self.ground.ended(row):
+                self._move(v, row, BATCH)
