@@ -1,7 +1,8 @@
 """What a scenario asks of the fleet, as columns: the only shape in which demand reaches it.
 
 Trace loaders and generators both end here. Time is in seconds from 0, the start of the scenario;
-streams are sorted by it. A `tenant_row` counts into the `tenants` beside it.
+streams are sorted by it. A `tenant_row` counts into the `tenants` beside it. `notes` are sentences
+for the report: what was scaled, filled or assumed on the way.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class ServiceDemand:
     requests: Ints
     input_tokens: Ints
     output_tokens: Ints
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.requests.shape
@@ -48,6 +50,7 @@ class JobStream:
     gpus: Ints
     tenant_row: Ints
     tenants: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _columns(self.submitted_s, self.duration_s, self.gpus, self.tenant_row)
@@ -69,6 +72,7 @@ class BatchStream:
     deadline_s: Floats  # scenario time, not a span
     tenant_row: Ints
     tenants: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _columns(self.submitted_s, self.requests, self.input_tokens, self.output_tokens)
@@ -90,6 +94,7 @@ class LeaseStream:
     tenant_row: Ints
     tenants: tuple[str, ...]
     families: tuple[tuple[str, ...], ...]  # product families each tenant uses beside GPUs
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _columns(self.submitted_s, self.start_s, self.duration_s, self.gpus, self.tenant_row)
@@ -112,6 +117,7 @@ class ReplicaStream:
     gpus: Ints
     app_row: Ints
     apps: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _columns(self.created_s, self.deleted_s, self.gpus, self.app_row)

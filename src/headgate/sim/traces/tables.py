@@ -4,7 +4,7 @@ Row numbers in messages count from 1 and leave out the header.
 """
 
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -155,16 +155,19 @@ def _cast(cells: pl.Series, kind: Kind) -> pl.Series:
 def _out_of_range(values: pl.Series, column: Column) -> pl.Series:
     """Where a value is below the least allowed, or is not a finite number."""
     least = -float("inf") if column.least is None else column.least
+    never = pl.Series([False]).new_from_index(0, len(values))
     if column.kind in ("wholes", "numbers"):
-        bad = (values.list.min() < least) | values.list.contains(None)
-        if column.kind == "numbers":
-            bad = bad | ~values.list.sum().is_finite()
+        items = values.explode(empty_as_null=False, keep_nulls=False)
+        if items.is_empty() or not _out_of_range(items, replace(column, kind="number")).any():
+            bad = never if items.null_count() == 0 else values.list.contains(None)
+        else:
+            bad = values.list.eval(~(pl.element() >= least) | ~pl.element().is_finite()).list.any()
     elif column.kind == "number":
         bad = (values < least) | ~values.is_finite()
     elif column.kind == "whole":
         bad = values < least
     else:
-        bad = pl.Series([False]).new_from_index(0, len(values))
+        bad = never
     return bad.fill_null(False)
 
 

@@ -1,0 +1,1 @@
+"""Demand made from traces (`replayed`) or from published figures alone (`generated`)."""
