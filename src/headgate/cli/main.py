@@ -11,6 +11,7 @@ from headgate.core.errors import InputError
 # Commands are imported when they are called, so that `headgate --help` and a gateway's start
 # never pay for numba or polars.
 COMMANDS: dict[str, str] = {
+    "bench": "headgate.cli.bench:bench",
     "data": "headgate.cli.data:data",
 }
 

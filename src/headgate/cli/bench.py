@@ -1,0 +1,14 @@
+"""`headgate bench`: measure one part against published or named baselines."""
+
+import click
+
+from headgate.cli.lazy import LazyCommands
+
+BENCHES: dict[str, str] = {
+    "placement": "headgate.cli.bench_placement:placement",
+}
+
+
+@click.group(cls=LazyCommands, places=BENCHES)
+def bench() -> None:
+    """Measure one part against published or named baselines."""

@@ -1,0 +1,1 @@
+"""Where a piece of work lands, and what still fits later because of it."""
