@@ -8,7 +8,7 @@ Order = tuple[float, int]  # deadline, number
 
 @dataclass(slots=True)
 class Orders:
-    """Orders are served in order of deadline; how much a window served is the fact that comes in."""
+    """Orders are served earliest deadline first; what a window served comes in as a fact."""
 
     left: dict[int, float] = field(default_factory=dict)  # tokens, by number
     names: list[str] = field(default_factory=list)

@@ -36,7 +36,7 @@ class Ground:
         self.fact = -1  # number of the fact being learned
         self.wishes: list[Wish] = []
         self._say(rules)
-        self._arguments = self.tables.arguments()
+        self._parcel = self.tables.parcel()
 
     def _say(self, rules: Rules) -> None:
         """Write into the tables what the policy says once."""
@@ -57,17 +57,16 @@ class Ground:
 
     def turn(self, code: int, row: int, rule: int = 0, lost_gpu_s: float = 0.0) -> None:
         """Learn one thing, decide, check the sums; wishes are added to the fact's."""
-        count = kernel.turn(*self._arguments, code, row, rule, lost_gpu_s, self.now_s)
-        meta = self.tables.meta
-        if meta[k.BROKEN]:
+        count, broken = kernel.turn(self._parcel, code, row, rule, lost_gpu_s, self.now_s)
+        if broken:
             name = self.names[row] if code >= k.WORK_SUBMITTED else f"node {row}"
             raise LawBroken(
-                f"{BROKEN_LAWS[int(meta[k.BROKEN])]}: broken at {self.now_s} s by fact "
-                f"{self.fact} ({name}); keep the log and replay it."
+                f"{BROKEN_LAWS[broken]}: broken at {self.now_s} s by fact {self.fact} "
+                f"({name}); keep the log and replay it."
             )
         if count:
             self._read(count)
-            if meta[k.DIRTY]:
+            if self.tables.meta[k.DIRTY]:
                 self.turn(k.TIME_PASSED, -1)
 
     def _read(self, count: int) -> None:
@@ -94,7 +93,7 @@ class Ground:
             row = self.lane_rows[place] = len(self.lane_rows)
             if row >= len(self.tables.lanes):
                 self.tables.grow_lanes()
-                self._arguments = self.tables.arguments()
+                self._parcel = self.tables.parcel()
             lane = self.tables.lanes[row]
             lane["level"], lane["class_"], lane["claim"], lane["firm"], lane["shape"] = place
             lane["head"] = lane["tail"] = -1
@@ -129,11 +128,11 @@ class Ground:
         self.shape_of.append(shape)
         if row >= len(self.tables.works):
             self.tables.grow_works()
-            self._arguments = self.tables.arguments()
+            self._parcel = self.tables.parcel()
         claim = int(self.tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, int(firm), shape)
         kernel.enlist(
-            self.tables.works, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
+            self._parcel, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
             lane, rank.level, rank.key, int(firm), bid, deadline_s, patience_s, checkpoint_s,
             restart_s, ref, self.now_s,
         )  # fmt: skip
@@ -148,16 +147,14 @@ class Ground:
         claim = int(tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, firm, shape)
         if work["state"] == k.WAITING:
-            kernel.requeue(tables.works, tables.lanes, tables.meta, row, lane, rank.level, rank.key)
+            kernel.requeue(self._parcel, row, lane, rank.level, rank.key)
             work = tables.works[row]
             work["claim"], work["mode"] = claim, mode
         elif work["state"] == k.STOPPING:
             # It is on its way out; only where it will wait again changes, and that is `lane`.
             return
         else:
-            kernel.relevel(
-                tables.works, tables.pools, tables.claims, tables.exposed, tables.ready,
-                tables.meta, row, lane, rank.level, claim, mode, rank.key, self.now_s,
+            kernel.relevel(self._parcel, row, lane, rank.level, claim, mode, rank.key, self.now_s,
             )  # fmt: skip
 
     def stopping(self, row: int) -> bool:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from headgate.core.fleet import Fleet
 from headgate.kernels import layout as k
+from headgate.kernels.columns import Columns, Parcel
 
 Table = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -51,13 +52,9 @@ class Tables:
     def grow_lanes(self) -> None:
         self.lanes = np.concatenate([self.lanes, np.zeros(len(self.lanes), k.LANE)])
 
-    def arguments(self) -> tuple[Any, ...]:
-        """The tables in the order in which `kernels.round.turn` takes them."""
-        return (
-            self.works, self.lanes, self.nodes, self.gpus, self.pools, self.hist, self.shapes,
-            self.claims, self.levels, self.exposed, self.ready, self.flags, self.taken,
-            self.victims, self.picked, self.wishes, self.meta,
-        )  # fmt: skip
+    def parcel(self) -> Parcel:
+        """The tables as the kernels take them; made anew after a table has grown."""
+        return Parcel(*(getattr(self, name) for name in Columns._fields))
 
 
 def _nodes(fleet: Fleet, pools: Table) -> Table:

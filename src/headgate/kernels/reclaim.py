@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from headgate.kernels.columns import Columns
 from headgate.kernels.ground import node_size, reserve, usable
 from headgate.kernels.layout import (
     FIRM,
@@ -23,43 +24,41 @@ from headgate.kernels.layout import (
     USE_LEVELS,
 )
 
-Table = Any
-
 
 @njit(cache=True)
-def within_guarantee(claims: Any, flags: Any, claim: int, p: int, count: int) -> bool:
+def within_guarantee(t: Columns, claim: int, p: int, count: int) -> bool:
     return (
-        flags[USE_GUARANTEES] > 0 and claims[claim, p, HELD] + count <= claims[claim, p, GUARANTEE]
+        t.flags[USE_GUARANTEES] > 0
+        and t.claims[claim, p, HELD] + count <= t.claims[claim, p, GUARANTEE]
     )
 
 
 @njit(cache=True)
-def could_come_back(
-    pools: Table, claims: Any, levels: Any, exposed: Any, flags: Any, row: Any, p: int, count: int
-) -> bool:
+def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
     """A bound that costs nothing: could `count` accelerators of pool p come free for this work?"""
-    total = pools[p].free - pools[p].reserved_free + pools[p].stopping
+    total = t.pools[p].free - t.pools[p].reserved_free + t.pools[p].stopping
     by_order = 0
-    if flags[USE_LEVELS] > 0:
-        for level in range(len(exposed)):
-            if levels[row.level, level] > 0:
-                by_order += exposed[level, p]
+    if t.flags[USE_LEVELS] > 0:
+        for level in range(len(t.exposed)):
+            if t.levels[work.level, level] > 0:
+                by_order += t.exposed[level, p]
     borrowed = 0
-    if within_guarantee(claims, flags, row.claim, p, count):
-        for c in range(len(claims)):
-            if c != row.claim:
-                own = max(claims[c, p, GUARANTEE], claims[c, p, FIRM])
-                borrowed += max(0, claims[c, p, HELD] - own)
+    if within_guarantee(t, work.claim, p, count):
+        for c in range(len(t.claims)):
+            if c != work.claim:
+                own = max(t.claims[c, p, GUARANTEE], t.claims[c, p, FIRM])
+                borrowed += max(0, t.claims[c, p, HELD] - own)
     return (
-        total + max(by_order, borrowed) >= count and max(by_order, borrowed) + pools[p].stopping > 0
+        total + max(by_order, borrowed) >= count
+        and max(by_order, borrowed) + t.pools[p].stopping > 0
     )
 
 
 @njit(cache=True)
-def loss(works: Table, flags: Any, v: int, now_s: float) -> float:
+def loss(t: Columns, v: int, now_s: float) -> float:
     """What stopping v loses: money for work since its checkpoint and its restart, or its age."""
-    victim = works[v]
-    if flags[LEAST_LOSS] == 0:
+    victim = t.works[v]
+    if t.flags[LEAST_LOSS] == 0:
         return now_s - victim.held_from_s + 1.0
     at_risk_s = 0.0
     if victim.state == STARTING:
@@ -70,163 +69,110 @@ def loss(works: Table, flags: Any, v: int, now_s: float) -> float:
 
 
 @njit(cache=True)
-def takeable(
-    works: Table, claims: Any, levels: Any, flags: Any, taken: Any, row: int, v: int, inside: bool
-) -> bool:
+def takeable(t: Columns, row: int, v: int, inside: bool) -> bool:
     """Whether v may be stopped for `row`; `taken[c]` is what this search takes from claim c."""
-    claimant, victim = works[row], works[v]
+    claimant, victim = t.works[row], t.works[v]
     if victim.firm > 0 or (victim.state != RUNNING and victim.state != STARTING):
         return False
     p, b = victim.pool, victim.claim
-    if flags[USE_GUARANTEES] > 0 and b != claimant.claim:
-        left = claims[b, p, HELD] - taken[b] - victim.gpus
-        if left < claims[b, p, GUARANTEE]:
+    if t.flags[USE_GUARANTEES] > 0 and b != claimant.claim:
+        left = t.claims[b, p, HELD] - t.taken[b] - victim.gpus
+        if left < t.claims[b, p, GUARANTEE]:
             return False
         if inside:
             return True
-    return flags[USE_LEVELS] > 0 and levels[claimant.level, victim.level] > 0
+    return t.flags[USE_LEVELS] > 0 and t.levels[claimant.level, victim.level] > 0
 
 
 @njit(cache=True)
-def clearing_cost(
-    works: Table,
-    nodes: Table,
-    gpus: Table,
-    claims: Any,
-    levels: Any,
-    flags: Any,
-    taken: Any,
-    row: int,
-    n: int,
-    stamp: int,
-    now_s: float,
-    inside: bool,
-) -> float:
+def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> float:
     """What clearing the whole node loses; infinite when somebody on it cannot be taken from."""
     total = 0.0
-    first, size = nodes[n].first, nodes[n].size
+    first, size = t.nodes[n].first, t.nodes[n].size
     for g in range(first, first + size):
-        v = gpus[g].owner
-        if v < 0 or works[v].state == STOPPING or works[v].mark == stamp:
+        v = t.gpus[g].owner
+        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp:
             continue
         seen = False
         for other in range(first, g):
-            if gpus[other].owner == v:
+            if t.gpus[other].owner == v:
                 seen = True
                 break
         if seen:
             continue
-        if not takeable(works, claims, levels, flags, taken, row, v, inside):
+        if not takeable(t, row, v, inside):
             return np.inf
-        total += loss(works, flags, v, now_s)
+        total += loss(t, v, now_s)
     return total
 
 
 @njit(cache=True)
-def mark_owners(
-    works: Table,
-    nodes: Table,
-    gpus: Table,
-    taken: Any,
-    victims: Any,
-    found: int,
-    n: int,
-    stamp: int,
-) -> int:
+def mark_owners(t: Columns, found: int, n: int, stamp: int) -> int:
     """Mark everybody on the node as a victim of this search; returns how many are found by now."""
-    for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-        v = gpus[g].owner
-        if v >= 0 and works[v].state != STOPPING and works[v].mark != stamp:
-            works[v].mark = stamp
-            taken[works[v].claim] += works[v].gpus
-            victims[found] = v
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v >= 0 and t.works[v].state != STOPPING and t.works[v].mark != stamp:
+            t.works[v].mark = stamp
+            t.taken[t.works[v].claim] += t.works[v].gpus
+            t.victims[found] = v
             found += 1
     return found
 
 
 @njit(cache=True)
-def cheapest_on_node(
-    works: Table,
-    nodes: Table,
-    gpus: Table,
-    claims: Any,
-    levels: Any,
-    flags: Any,
-    taken: Any,
-    row: int,
-    n: int,
-    stamp: int,
-    now_s: float,
-    inside: bool,
-) -> int:
+def cheapest_on_node(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> int:
     """The takeable work on the node that loses least, or -1."""
     best = -1
     best_loss = np.inf
-    for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-        v = gpus[g].owner
-        if v < 0 or works[v].state == STOPPING or works[v].mark == stamp or v == best:
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp or v == best:
             continue
-        if takeable(works, claims, levels, flags, taken, row, v, inside):
-            cost = loss(works, flags, v, now_s)
+        if takeable(t, row, v, inside):
+            cost = loss(t, v, now_s)
             if cost < best_loss:
                 best, best_loss = v, cost
     return best
 
 
 @njit(cache=True)
-def free_soon(works: Table, nodes: Table, gpus: Table, n: int, stamp: int) -> int:
+def free_soon(t: Columns, n: int, stamp: int) -> int:
     """Accelerators of the node that are free, being freed, or marked for it."""
     count = 0
-    for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-        v = gpus[g].owner
-        if v < 0 or works[v].state == STOPPING or works[v].mark == stamp:
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp:
             count += 1
     return count
 
 
 @njit(cache=True)
 def search(
-    works: Table,
-    nodes: Table,
-    gpus: Table,
-    pools: Table,
-    claims: Any,
-    levels: Any,
-    flags: Any,
-    taken: Any,
-    victims: Any,
-    picked: Any,
-    row: int,
-    p: int,
-    count: int,
-    stamp: int,
-    now_s: float,
+    t: Columns, row: int, p: int, count: int, stamp: int, now_s: float
 ) -> tuple[float, int, int]:
     """Nodes and victims that make `count` accelerators of pool p come free for `row`.
 
     Fills `picked` (nodes) and `victims` (works, marked with `stamp`); returns the total loss and
     how many of each. The loss is infinite when it cannot be done; then the marks mean nothing.
     """
-    taken[:] = 0
-    inside = within_guarantee(claims, flags, works[row].claim, p, count)
-    size = node_size(nodes, pools, p)
+    t.taken[:] = 0
+    inside = within_guarantee(t, t.works[row].claim, p, count)
+    size = node_size(t, p)
     whole = count // size
     rest = count - whole * size
-    first, last = pools[p].first_node, pools[p].first_node + pools[p].nodes
+    first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
     found = 0
     n_picked = 0
     total = 0.0
     for n in range(first, last):
-        nodes[n].cost = 0.0 if usable(nodes, n, row) else np.inf
+        t.nodes[n].cost = 0.0 if usable(t, n, row) else np.inf
     while n_picked < whole:
         best = -1
         best_cost = np.inf
         for n in range(first, last):
-            if nodes[n].cost == np.inf:
+            if t.nodes[n].cost == np.inf:
                 continue
-            cost = clearing_cost(
-                works, nodes, gpus, claims, levels, flags, taken, row, n, stamp, now_s, inside
-            )
+            cost = clearing_cost(t, row, n, stamp, now_s, inside)
             if cost < best_cost:
                 best, best_cost = n, cost
                 if cost == 0.0:
@@ -234,103 +180,78 @@ def search(
         if best < 0:
             return np.inf, 0, 0
         total += best_cost
-        nodes[best].cost = np.inf
-        picked[n_picked] = best
+        t.nodes[best].cost = np.inf
+        t.picked[n_picked] = best
         n_picked += 1
-        found = mark_owners(works, nodes, gpus, taken, victims, found, best, stamp)
+        found = mark_owners(t, found, best, stamp)
     if rest > 0:
         best = -1
         best_cost = np.inf
         for n in range(first, last):
-            if nodes[n].cost == np.inf:
+            if t.nodes[n].cost == np.inf:
                 continue
-            cost = rest_cost(
-                works, nodes, gpus, claims, levels, flags, taken, row, n, rest, stamp, now_s, inside
-            )
+            cost = rest_cost(t, row, n, rest, stamp, now_s, inside)
             if cost < best_cost:
                 best, best_cost = n, cost
         if best < 0:
             return np.inf, 0, 0
         total += best_cost
-        picked[n_picked] = best
+        t.picked[n_picked] = best
         n_picked += 1
-        while free_soon(works, nodes, gpus, best, stamp) < rest:
-            v = cheapest_on_node(
-                works, nodes, gpus, claims, levels, flags, taken, row, best, stamp, now_s, inside
-            )
-            works[v].mark = stamp
-            taken[works[v].claim] += works[v].gpus
-            victims[found] = v
+        while free_soon(t, best, stamp) < rest:
+            v = cheapest_on_node(t, row, best, stamp, now_s, inside)
+            t.works[v].mark = stamp
+            t.taken[t.works[v].claim] += t.works[v].gpus
+            t.victims[found] = v
             found += 1
     return total, n_picked, found
 
 
 @njit(cache=True)
 def rest_cost(
-    works: Table,
-    nodes: Table,
-    gpus: Table,
-    claims: Any,
-    levels: Any,
-    flags: Any,
-    taken: Any,
-    row: int,
-    n: int,
-    rest: int,
-    stamp: int,
-    now_s: float,
-    inside: bool,
+    t: Columns, row: int, n: int, rest: int, stamp: int, now_s: float, inside: bool
 ) -> float:
     """What freeing `rest` accelerators on the node loses; infinite when it cannot be done."""
-    lacking = rest - free_soon(works, nodes, gpus, n, stamp)
+    lacking = rest - free_soon(t, n, stamp)
     total = 0.0
     # Marks of this trial are negative stamps, so they never count as marks of the search itself.
     trial = -stamp
     while lacking > 0:
         best = -1
         best_loss = np.inf
-        for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-            v = gpus[g].owner
-            if v < 0 or works[v].state == STOPPING or v == best:
+        for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+            v = t.gpus[g].owner
+            if v < 0 or t.works[v].state == STOPPING or v == best:
                 continue
-            if works[v].mark == stamp or works[v].mark == trial:
+            if t.works[v].mark == stamp or t.works[v].mark == trial:
                 continue
-            if takeable(works, claims, levels, flags, taken, row, v, inside):
-                cost = loss(works, flags, v, now_s)
+            if takeable(t, row, v, inside):
+                cost = loss(t, v, now_s)
                 if cost < best_loss:
                     best, best_loss = v, cost
         if best < 0:
             total = np.inf
             break
         on_node = 0
-        for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-            if gpus[g].owner == best:
+        for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+            if t.gpus[g].owner == best:
                 on_node += 1
-        works[best].mark = trial
-        taken[works[best].claim] += works[best].gpus
+        t.works[best].mark = trial
+        t.taken[t.works[best].claim] += t.works[best].gpus
         total += best_loss
         lacking -= on_node
-    for g in range(nodes[n].first, nodes[n].first + nodes[n].size):
-        v = gpus[g].owner
-        if v >= 0 and works[v].mark == trial:
-            works[v].mark = 0
-            taken[works[v].claim] -= works[v].gpus
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v >= 0 and t.works[v].mark == trial:
+            t.works[v].mark = 0
+            t.taken[t.works[v].claim] -= t.works[v].gpus
     return total
 
 
 @njit(cache=True)
-def reserve_picked(
-    works: Table,
-    nodes: Table,
-    pools: Table,
-    hist: Table,
-    picked: Any,
-    n_picked: int,
-    row: int,
-    p: int,
-) -> None:
+def reserve_picked(t: Columns, n_picked: int, row: int, p: int) -> None:
     """Keep the picked nodes for the claimant until it starts."""
     for i in range(n_picked):
-        if nodes[picked[i]].reserved != row:
-            reserve(works, nodes, pools, hist, picked[i], row)
-    works[row].reserved_pool = p
+        if t.nodes[t.picked[i]].reserved != row:
+            reserve(t, t.picked[i], row)
+    t.works[row].reserved_pool = p
