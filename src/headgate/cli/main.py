@@ -13,6 +13,8 @@ from headgate.core.errors import InputError
 COMMANDS: dict[str, str] = {
     "bench": "headgate.cli.bench:bench",
     "data": "headgate.cli.data:data",
+    "engine": "headgate.cli.serve:engine",
+    "serve": "headgate.cli.serve:serve",
 }
 
 

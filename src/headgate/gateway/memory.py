@@ -59,7 +59,13 @@ class MemoryLimits:
         self._buckets: dict[tuple[str, str], tuple[Limit, _Bucket | None, _Bucket | None]] = {}
 
     def reserve(
-        self, account: Account, model: str, est_tokens: int, now_s: float
+        self,
+        account: Account,
+        model: str,
+        est_tokens: int,
+        now_s: float,
+        est_output: int = 0,
+        est_price_nano: int = 0,
     ) -> Reservation | Refusal | None:
         reservation = Reservation(account.tenant.name, model, est_tokens)
         limits = account.tenant.limits
@@ -103,7 +109,14 @@ class MemoryLimits:
     async def lease(self, account: Account, model: str) -> None:
         return
 
-    def settle(self, reservation: Reservation, tokens: int, price_nano: int, now_s: float) -> None:
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        price_nano: int,
+        now_s: float,
+        output_tokens: int = 0,
+    ) -> None:
         held = self._buckets.get((reservation.tenant, reservation.model))
         if held is not None and held[2] is not None:
             bucket = held[2]
@@ -129,6 +142,7 @@ class MemoryMeter:
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
+        self.full = False
         self.opened: list[Opened] = []
         self.records: list[UsageRecord] = []
 

@@ -28,12 +28,18 @@ class Limits(Protocol):
     """Rates and budgets, shared by all gateway processes through leased slices."""
 
     def reserve(
-        self, account: Account, model: str, est_tokens: int, now_s: float
+        self,
+        account: Account,
+        model: str,
+        est_tokens: int,
+        now_s: float,
+        est_output: int = 0,
+        est_price_nano: int = 0,
     ) -> Reservation | Refusal | None:
-        """Take one request and `est_tokens` off the limits, or say why not.
+        """Take one request, `est_tokens` and `est_price_nano` off the limits, or say why not.
 
-        None: this process holds no slice yet; `await lease(...)`, then reserve again.
-        `now_s` is monotonic.
+        `est_tokens` includes `est_output`. None: this process holds no slice that is large
+        enough; `await lease(...)`, then reserve again, until it answers. `now_s` is monotonic.
         """
         ...
 
@@ -41,7 +47,14 @@ class Limits(Protocol):
         """Fetch a slice of the account's limits; returns within the store's timeout in any case."""
         ...
 
-    def settle(self, reservation: Reservation, tokens: int, price_nano: int, now_s: float) -> None:
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        price_nano: int,
+        now_s: float,
+        output_tokens: int = 0,
+    ) -> None:
         """Correct a reservation to what was used. Called exactly once for each reservation."""
         ...
 
@@ -50,6 +63,7 @@ class Meter(Protocol):
     """Usage on its way to disk: appended in the order of calls, committed in groups."""
 
     strict: bool  # the last byte of an answer, and the slot it held, wait for the commit
+    full: bool  # the disk is full: no new request is taken until there is room for its record
 
     def open(self, opened: Opened) -> None:
         """Note that a request is being sent to an engine."""

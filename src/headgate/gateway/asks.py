@@ -1,0 +1,82 @@
+"""The few fields of a request's body that the door reads, and those it adds.
+
+The body itself goes to the engine as the bytes that came, so unknown fields pass through.
+"""
+
+import msgspec
+
+from headgate.gateway.errors import Problem
+
+ABSENT = msgspec.Raw()
+BYTES_PER_TOKEN = 4  # English text in UTF-8, the usual rule of thumb; settled by real counts
+
+
+class StreamOptions(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Ask(msgspec.Struct, gc=False):
+    """What is read of a completion, chat, embedding or response request."""
+
+    model: str
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    service_tier: str | None = None
+    stream_options: StreamOptions | None = None
+    priority: msgspec.Raw = ABSENT
+    messages: msgspec.Raw = ABSENT
+    prompt: msgspec.Raw = ABSENT
+    input: msgspec.Raw = ABSENT
+
+    def output_max(self) -> int | None:
+        """The most tokens the client allows for all choices together."""
+        most = self.max_completion_tokens
+        if most is None:
+            most = self.max_tokens
+        if most is None:
+            most = self.max_output_tokens
+        if most is None:
+            return None
+        return max(most, 0) * max(self.n or 1, 1)
+
+
+_decoder = msgspec.json.Decoder(Ask)
+
+
+def read_ask(body: bytes) -> Ask:
+    """Decode the fields; a Problem with status 400 says what is wrong with them."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        place = str(error)
+        param = place.partition("`$.")[2].rstrip("`") or None
+        if param is None and "missing required field `model`" in place:
+            param = "model"
+        raise Problem(400, "invalid_value", f"The request body is wrong: {place}.", param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, None, f"The request body is not valid JSON: {error}.") from None
+
+
+def extended(body: bytes, ask: Ask, extras: bytes, overrides: dict[str, bytes]) -> bytes:
+    """The body with our fields in it.
+
+    `extras` are those same fields as the text `,"name":value...`: normally it is spliced in
+    before the closing brace and nothing is parsed or copied twice. Only where the client sent a
+    field of that name itself is the object taken apart and put together again.
+    """
+    if not extras:
+        return body
+    clash = ask.priority is not ABSENT or ask.stream_options is not None or b'"model"' in extras
+    if not clash:
+        end = len(body) - 1
+        if body[end] != 125:  # }
+            end = body.rfind(b"}")
+        return b"".join((memoryview(body)[:end], extras, b"}"))
+    fields: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for name, value in overrides.items():
+        fields[name] = msgspec.Raw(value)
+    return msgspec.json.encode(fields)

@@ -1,0 +1,353 @@
+"""Who goes to which engine, and when: queues, caps, eviction, the pace of engines."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from headgate.gateway import config as settings
+from headgate.gateway.engines import Engine
+from headgate.gateway.errors import Problem
+from headgate.gateway.exchange import SENT, WAITING, Exchange
+from headgate.gateway.prefixes import Prefixes
+from headgate.policy.fairness import OrderedQueue
+from headgate.policy.routing import next_cap, pick
+
+if TYPE_CHECKING:
+    from headgate.gateway.door import Door
+
+PACE_S = 0.25  # how often caps follow the engines' measured pace
+RATE_MEMORY_S = 10.0  # of the completion rate that waits are guessed from
+PROBE_S = 1.0
+DOWN_AFTER = 3  # failed probes; a refused connection counts at once
+NO_ENGINE_PATIENCE_S = 10.0
+
+
+class ModelRun:
+    """A model while the door is open: its engines, its queue, what is known of its rate."""
+
+    def __init__(self, terms: settings.Model, engines: list[Engine], levels: int) -> None:
+        self.terms = terms
+        self.name = terms.name
+        self.engines = engines
+        self.queue: OrderedQueue[Exchange] = OrderedQueue(levels)
+        self.prefixes = Prefixes() if len(engines) > 1 else None
+        self.done = 0
+        self.done_per_s = 0.0
+        self.created_s = 0
+
+    def alive(self) -> bool:
+        return any(not engine.down for engine in self.engines)
+
+
+class Dispatcher:
+    """Hands requests to engines in order, never more at once than an engine keeps pace with."""
+
+    def __init__(self, door: "Door") -> None:
+        self.door = door
+        self.models: dict[str, ModelRun] = {}
+        self.engines: dict[str, Engine] = {}
+        self.shares: list[float] = []  # of an engine's cap, by level
+        self.batch_level = 0
+        self.evicted = 0
+        self.retried = 0
+        self._rate_at_s = 0.0
+
+    # What an exchange asks for.
+
+    def offer(self, exchange: Exchange) -> None:
+        """A new request: to an engine at once, into the queue, or refused."""
+        lane = exchange.lane
+        model = lane.model
+        queue = model.queue
+        if not queue.waiting or queue.first_level() > lane.level:
+            engine = self._choose(exchange)
+            if engine is None and self._may_evict(lane.level) and self._evict_for(exchange):
+                engine = self._choose(exchange)
+            if engine is not None:
+                self._take(exchange, engine)
+                return
+        self._queue(exchange)
+
+    def withdraw(self, exchange: Exchange) -> None:
+        lane = exchange.lane
+        lane.model.queue.remove(lane.level, lane.tenant, exchange)
+
+    def again(self, exchange: Exchange) -> None:
+        """A request whose engine failed it: first in its tenant's line, or at once elsewhere."""
+        self.retried += 1
+        self._give_back(exchange)
+        engine = self._choose(exchange)
+        if engine is not None:
+            self._take(exchange, engine)
+        else:
+            self._requeue(exchange)
+
+    def release(self, exchange: Exchange) -> None:
+        """A request is over and recorded: its slot serves the next."""
+        engine = exchange.engine
+        assert engine is not None
+        lane = exchange.lane
+        lane.model.done += 1
+        self._give_back(exchange)
+        if lane.model.queue.waiting or len(engine.models) > 1:
+            self.pump(engine)
+
+    def engine_failed(self, engine: Engine) -> None:
+        """An engine refused or broke a connection: no new work until a probe says it is well."""
+        engine.failures += 1
+        if not engine.down and engine.failures >= 2:
+            engine.down = True
+            self.door.log("engine_down", engine=engine.name)
+
+    def overloaded(self, exchange: Exchange) -> Problem:
+        """The refusal of a request that cannot be served in time."""
+        lane = exchange.lane
+        if not lane.model.alive():
+            return Problem(
+                503,
+                "engine_unavailable",
+                f"No engine for {lane.model.name} is up.",
+                retry_after_s=5.0,
+            )
+        wait_s = self.door.prices.retry_after_s(lane.class_name, self.door.loop.time())
+        wait_s = max(wait_s, self._wait_s(exchange) - lane.patience_s, 1.0)
+        return Problem(
+            429,
+            "engine_overloaded",
+            f"{lane.model.name} cannot serve this within the {lane.patience_s:g} s it would wait; "
+            f"try again in {wait_s:.0f} s.",
+            retry_after_s=wait_s,
+        )
+
+    def drain_s(self) -> float:
+        """How long the longest queue would take to empty at the present rate."""
+        return max(
+            (m.queue.waiting / m.done_per_s for m in self.models.values() if m.done_per_s > 0.0),
+            default=0.0,
+        )
+
+    def pump(self, engine: Engine) -> None:
+        """Fill an engine's free slots from the queues of its models, highest level first."""
+        if engine.down:
+            return
+        while True:
+            model, level = self._next_model(engine)
+            if model is None:
+                return
+            full = engine.in_flight >= self._room(engine, level)
+            if full and not (self._may_evict(level) and self._evict_at(engine)):
+                return
+            exchange = model.queue.pop(level)
+            self._take(exchange, engine)
+
+    def pump_all(self) -> None:
+        for engine in self.engines.values():
+            self.pump(engine)
+
+    # The pieces.
+
+    def _room(self, engine: Engine, level: int) -> float:
+        return max(1.0, engine.cap * self.shares[level])
+
+    def _choose(self, exchange: Exchange) -> Engine | None:
+        lane = exchange.lane
+        model = lane.model
+        engines = model.engines
+        if len(engines) == 1:
+            engine = engines[0]
+            if engine.down or engine.in_flight >= self._room(engine, lane.level):
+                return None
+            return engine
+        up = [e for e in engines if not e.down]
+        assert model.prefixes is not None
+        cached = model.prefixes.held(exchange, up)
+        chosen = pick(
+            [e.in_flight for e in up],
+            [int(self._room(e, lane.level)) for e in up],
+            [e.outstanding_tokens for e in up],
+            [e.terms.speed for e in up],
+            cached,
+            exchange.est_input,
+        )
+        return up[chosen] if chosen >= 0 else None
+
+    def _take(self, exchange: Exchange, engine: Engine) -> None:
+        engine.in_flight += 1
+        engine.outstanding_tokens += exchange.est_input + exchange.est_output
+        exchange.slot = True
+        lane = exchange.lane
+        if lane.level == self.batch_level:
+            engine.batch[exchange] = None
+        if lane.model.prefixes is not None:
+            lane.model.prefixes.note(exchange, engine)
+        if exchange.attempts == 0:
+            self.door.meter.open(exchange.open_entry(engine.name))
+        exchange.send(engine)
+
+    def _give_back(self, exchange: Exchange) -> None:
+        """Undo `_take`; also tell the fair queue what was really used."""
+        if not exchange.slot:
+            return
+        exchange.slot = False
+        engine = exchange.engine
+        assert engine is not None
+        engine.in_flight -= 1
+        engine.outstanding_tokens -= exchange.est_input + exchange.est_output
+        if exchange.streams:
+            engine.streams -= 1
+            exchange.streams = False
+        if engine.batch:
+            engine.batch.pop(exchange, None)
+
+    def _queue(self, exchange: Exchange) -> None:
+        lane = exchange.lane
+        model = lane.model
+        patience_s = lane.patience_s
+        if not model.alive():
+            patience_s = min(patience_s, NO_ENGINE_PATIENCE_S)
+        if model.queue.waiting >= model.terms.queue_max or self._wait_s(exchange) > patience_s:
+            exchange.refuse(self.overloaded(exchange))
+            return
+        exchange.state = WAITING
+        cost = exchange.est_input + exchange.est_output
+        model.queue.push(lane.level, lane.tenant, lane.weight, cost, exchange)
+        if exchange.front is not None:
+            exchange.front.patience(exchange.began_s + patience_s)
+
+    def _requeue(self, exchange: Exchange) -> None:
+        lane = exchange.lane
+        exchange.state = WAITING
+        exchange.engine = None
+        cost = exchange.est_input + exchange.est_output
+        lane.model.queue.push_front(lane.level, lane.tenant, lane.weight, cost, exchange)
+        if exchange.front is not None:
+            until_s = self.door.loop.time() + min(lane.patience_s, NO_ENGINE_PATIENCE_S)
+            exchange.front.patience(max(until_s, exchange.began_s + lane.patience_s))
+
+    def _wait_s(self, exchange: Exchange) -> float:
+        """Roughly how long a new request would wait, from what is ahead of it and the rate.
+
+        Inside a level a tenant waits behind its own requests and its turns, not behind all.
+        """
+        lane = exchange.lane
+        model = lane.model
+        if model.done_per_s <= 0.0:
+            return 0.0
+        rings = model.queue.rings
+        ahead = sum(len(ring) for ring in rings[: lane.level])
+        ahead += rings[lane.level].ahead_of(lane.tenant)
+        return ahead / model.done_per_s
+
+    def _next_model(self, engine: Engine) -> tuple[ModelRun | None, int]:
+        best: ModelRun | None = None
+        best_level = 0
+        for model in engine.models:
+            if model.queue.waiting:
+                level = model.queue.first_level()
+                if best is None or level < best_level:
+                    best, best_level = model, level
+        return best, best_level
+
+    def _may_evict(self, level: int) -> bool:
+        """Only work with a place among the classes may cancel batch work; flex may not."""
+        return level < self.batch_level - 1
+
+    def _evict_for(self, exchange: Exchange) -> bool:
+        """Make room for an interactive request on the engine with most batch work."""
+        engines = [e for e in exchange.lane.model.engines if e.batch and not e.down]
+        if not engines:
+            return False
+        return self._evict_at(max(engines, key=lambda e: len(e.batch)))
+
+    def _evict_at(self, engine: Engine) -> bool:
+        """Cancel the batch request begun last: it loses least. It waits again, unbilled."""
+        if not engine.batch:
+            return False
+        exchange, _ = engine.batch.popitem()
+        self.evicted += 1
+        if exchange.state == SENT and not exchange.head_sent:
+            exchange.evict()
+            self._give_back(exchange)
+            self._requeue(exchange)
+            return True
+        return False
+
+    # What is done now and then.
+
+    async def look_after(self) -> None:
+        """Follow the engines' pace and rates, and keep queues moving, until cancelled."""
+        loop = self.door.loop
+        last_s = loop.time()
+        while True:
+            await asyncio.sleep(PACE_S)
+            now_s = loop.time()
+            for engine in self.engines.values():
+                self._follow_pace(engine, now_s - last_s)
+            for model in self.models.values():
+                keep = 0.5 ** ((now_s - last_s) / RATE_MEMORY_S * 4)
+                model.done_per_s = keep * model.done_per_s + (1 - keep) * model.done / (
+                    now_s - last_s
+                )
+                model.done = 0
+            last_s = now_s
+            self.pump_all()
+
+    def _follow_pace(self, engine: Engine, span_s: float) -> None:
+        tokens = engine.stream_tokens + engine.plain_tokens
+        spent_s = engine.streams * span_s + engine.plain_s
+        engine.stream_tokens = engine.plain_tokens = 0
+        engine.plain_s = 0.0
+        if tokens < 8:
+            return
+        token_s = spent_s / tokens
+        engine.token_s = token_s if not engine.token_s else 0.5 * (engine.token_s + token_s)
+        objective_s = self.door.pace_objective_s(engine)
+        if objective_s is not None:
+            terms = engine.terms
+            engine.cap = next_cap(
+                engine.cap,
+                terms.in_flight_min,
+                terms.in_flight_max,
+                engine.token_s,
+                objective_s,
+                engine.in_flight,
+            )
+
+    async def probe(self) -> None:
+        """Ask engines how they are; bring back those that answer."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            for engine in list(self.engines.values()):
+                if engine.terms.health and (engine.down or engine.in_flight or engine.failures):
+                    self.door.spawn(self._probe(engine))
+
+    async def _probe(self, engine: Engine) -> None:
+        if await healthy(engine):
+            engine.failures = 0
+            if engine.down:
+                engine.down = False
+                self.door.log("engine_up", engine=engine.name)
+                self.pump(engine)
+            return
+        engine.failures += 1
+        if not engine.down and engine.failures >= DOWN_AFTER:
+            engine.down = True
+            self.door.log("engine_down", engine=engine.name)
+
+
+async def healthy(engine: Engine) -> bool:
+    """Whether the engine answers its health page with 200 within two seconds."""
+    try:
+        async with asyncio.timeout(2.0):
+            if engine.unix_path is not None:
+                reader, writer = await asyncio.open_unix_connection(engine.unix_path)
+            else:
+                reader, writer = await asyncio.open_connection(engine.host, engine.port)
+            try:
+                line = engine.request_line(b"GET", engine.terms.health.encode())
+                writer.write(line + b"connection: close\r\n\r\n")
+                status = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return status.split(b" ")[1:2] == [b"200"]

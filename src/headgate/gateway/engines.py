@@ -1,0 +1,273 @@
+"""Engines and the connections to them."""
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from headgate.gateway import config as settings
+from headgate.gateway.wheel import NEVER, Wheel
+
+if TYPE_CHECKING:
+    from headgate.gateway.dispatch import ModelRun
+    from headgate.gateway.exchange import Exchange
+
+IDLE_LINKS_MAX = 512
+LINK_IDLE_S = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
+CONNECT_TIMEOUT_S = 3.0
+HELD_BACK_BYTES = 256 * 1024  # of an answer in the client's buffer before the engine must wait
+
+
+class Engine:
+    """One server: its address, what is in flight there and how much may be."""
+
+    def __init__(self, terms: settings.Engine, key: str | None, loop: asyncio.AbstractEventLoop):
+        self.loop = loop
+        self.in_flight = 0
+        self.outstanding_tokens = 0.0
+        self.idle: list[Link] = []
+        self.links: set[Link] = set()
+        self.batch: dict[Exchange, None] = {}  # evictable work here, oldest first
+        self.models: list[ModelRun] = []
+        self.down = False
+        self.draining = False  # no longer in the config
+        self.failures = 0
+        self.stream_tokens = 0  # handed on since the last look at the pace
+        self.streams = 0
+        self.plain_s = 0.0
+        self.plain_tokens = 0
+        self.token_s = 0.0  # time between tokens, as last measured
+        self.cap = float(terms.in_flight_max)
+        self.accept(terms, key)
+
+    def accept(self, terms: settings.Engine, key: str | None) -> None:
+        """Take the terms of a new config; the address stays the same."""
+        self.terms = terms
+        self.name = terms.name
+        self.cap = min(self.cap, float(terms.in_flight_max))
+        if terms.tpot_ms is None:
+            self.cap = float(terms.in_flight_max)
+        parts = urlsplit(terms.url)
+        self.unix_path = parts.path if parts.scheme == "unix" else None
+        self.host = parts.hostname or "localhost"
+        self.port = parts.port or 80
+        self.base = "" if self.unix_path else parts.path.rstrip("/").removesuffix("/v1")
+        authorization = f"authorization: Bearer {key}\r\n" if key else ""
+        name = parts.netloc.rpartition("@")[2] or "localhost"
+        self.head = f" HTTP/1.1\r\nhost: {name}\r\n{authorization}".encode("latin-1")
+
+    def request_line(self, method: bytes, path: bytes) -> bytes:
+        """First lines of a request, up to where its own headers begin."""
+        return method + b" " + self.base.encode() + path + self.head
+
+    def free_link(self) -> "Link | None":
+        """A connection that is ready, the one used last first."""
+        now_s = self.loop.time()
+        while self.idle:
+            link = self.idle.pop()
+            if link.transport is not None and not link.transport.is_closing():
+                if now_s - link.idle_since_s < LINK_IDLE_S:
+                    return link
+                link.transport.close()
+        return None
+
+    async def connect(self, wheel: Wheel) -> "Link":
+        """A new connection; OSError or TimeoutError if there is none to be had."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if self.unix_path is not None:
+                _, link = await self.loop.create_unix_connection(
+                    lambda: Link(self, wheel), self.unix_path
+                )
+            else:
+                _, link = await self.loop.create_connection(
+                    lambda: Link(self, wheel), self.host, self.port
+                )
+        return link
+
+    def close(self) -> None:
+        for link in self.idle:
+            if link.transport is not None:
+                link.transport.close()
+        self.idle.clear()
+
+
+class Link(asyncio.Protocol):
+    """One connection to an engine, serving one exchange at a time.
+
+    What the parser finds in one read is handed on in one piece.
+    """
+
+    __slots__ = (
+        "_answer_over",
+        "_content_type",
+        "_parser",
+        "_parts",
+        "_retry_after",
+        "_status",
+        "_until_close",
+        "deadline_s",
+        "engine",
+        "exchange",
+        "idle_since_s",
+        "keep",
+        "transport",
+        "used",
+        "watched_tick",
+        "wheel",
+    )
+
+    def __init__(self, engine: Engine, wheel: Wheel) -> None:
+        self.engine = engine
+        self.wheel = wheel
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self.deadline_s = NEVER
+        self.watched_tick = 0
+        self.idle_since_s = 0.0
+        self.used = False  # it has served before: the engine may have closed it meanwhile
+        self.keep = True
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self._status = 0
+        self._content_type = b""
+        self._retry_after = b""
+        self._answer_over = False
+        self._until_close = False
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self.transport = transport
+        self.engine.links.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.engine.links.discard(self)
+        self.deadline_s = NEVER
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            if self in self.engine.idle:
+                self.engine.idle.remove(self)
+        elif self._until_close and self._status and exc is None:
+            exchange.answer_over(self._take_parts())
+        else:
+            exchange.engine_lost()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:  # nobody asked: not a connection to be trusted further
+            self.drop()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError):
+            self.drop()
+            exchange.engine_lost()
+            return
+        if self._answer_over:
+            self._finish(exchange)
+        elif self._parts and self._status >= 200 and exchange.streams:
+            self.deadline_s = self.engine.loop.time() + self.engine.terms.silence_timeout_s
+            exchange.more(self._take_parts())
+
+    def expire(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.drop()
+        if exchange is not None:
+            exchange.engine_silent()
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        self._status = 0
+        self._content_type = b""
+        self._retry_after = b""
+        self._until_close = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        size = len(name)
+        if size == 12:
+            if name.lower() == b"content-type":
+                self._content_type = value
+        elif size == 14:
+            if name.lower() == b"content-length":
+                self._until_close = False
+        elif size == 17:
+            if name.lower() == b"transfer-encoding":
+                self._until_close = False
+        elif size == 11 and name.lower() == b"retry-after":
+            self._retry_after = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._status = status
+        if status >= 200 and self.exchange is not None:
+            self.exchange.answer_begins(status, self._content_type, self._retry_after)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200:  # not 100 Continue and its like
+            self._answer_over = True
+            self.keep = self._parser.should_keep_alive()
+
+    # From the exchange.
+
+    def ask(self, exchange: "Exchange", request: bytes) -> None:
+        """Send a request; its answer goes to `exchange`."""
+        assert self.transport is not None
+        self.exchange = exchange
+        self._status = 0
+        self._answer_over = False
+        self.deadline_s = self.engine.loop.time() + self.engine.terms.answer_timeout_s
+        self.wheel.watch(self)
+        self.transport.write(request)
+
+    def answered(self) -> bool:
+        """Whether any of the answer has come."""
+        return self._status != 0
+
+    def hold(self) -> None:
+        if self.transport is not None and self.transport.is_reading():
+            self.transport.pause_reading()
+            self.deadline_s = NEVER  # it is the client that is slow
+
+    def go_on(self) -> None:
+        if self.transport is not None and not self.transport.is_reading():
+            self.transport.resume_reading()
+            self.deadline_s = self.engine.loop.time() + self.engine.terms.silence_timeout_s
+            self.wheel.watch(self)
+
+    def drop(self) -> None:
+        """Break the connection, and with it whatever the engine still does for it."""
+        self.exchange = None
+        self.deadline_s = NEVER
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _finish(self, exchange: "Exchange") -> None:
+        self.exchange = None
+        self.deadline_s = NEVER
+        self.used = True
+        engine = self.engine
+        parts = self._take_parts()
+        assert self.transport is not None
+        if not self.transport.is_reading():
+            self.transport.resume_reading()
+        if self.keep and not engine.draining and len(engine.idle) < IDLE_LINKS_MAX:
+            self.idle_since_s = engine.loop.time()
+            engine.idle.append(self)
+        else:
+            self.transport.close()
+        exchange.answer_over(parts)
+
+    def _take_parts(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,517 @@
+"""The life of one request.
+
+1. Its head and body are read (`front`); the door finds its account, model, tier: its lane.
+2. Its tenant's limits are reserved.
+3. It waits its turn for an engine (`dispatch`), at most as long as it is patient.
+4. It is sent; until the first byte of the answer it may be sent again, elsewhere.
+5. The answer goes to the client: at once if it streams, in one piece if not.
+6. Its usage is recorded, its reservation settled, its slot given back: once, however it ends.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from headgate.gateway import stream
+from headgate.gateway.errors import Problem
+from headgate.ledger.prices import price_nano
+from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
+
+if TYPE_CHECKING:
+    from headgate.gateway.asks import Ask
+    from headgate.gateway.door import Door
+    from headgate.gateway.engines import Engine, Link
+    from headgate.gateway.front import Front
+    from headgate.gateway.lanes import Lane
+    from headgate.ledger.accounts import Account, Reservation
+
+RETRIES = 2  # after an engine failed with nothing of its answer delivered
+PROGRESS_TOKENS = 64  # a stream's progress is noted this often, for the case of a crash
+HELD_EVENT_MAX = 8 * 1024 * 1024  # of an event whose end has not come
+RETRIED = frozenset((502, 503, 504))
+
+# States. A request is over when it is billed, or needs no bill.
+READ, WAITING, SENT, HELD, OVER = range(5)
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "account",
+        "ask",
+        "attempts",
+        "began_s",
+        "body",
+        "body_max",
+        "chunked_out",
+        "door",
+        "engine",
+        "est_input",
+        "est_output",
+        "events",
+        "first_byte_s",
+        "front",
+        "head_read",
+        "head_sent",
+        "headers",
+        "id",
+        "keep_alive",
+        "keep_usage",
+        "lane",
+        "last_usage",
+        "link",
+        "method",
+        "noted",
+        "order",
+        "parts",
+        "path",
+        "query",
+        "queued_s",
+        "relay",
+        "reservation",
+        "slot",
+        "state",
+        "status",
+        "streams",
+        "strip",
+        "tail",
+        "wall_s",
+    )
+
+    def __init__(self, front: "Front") -> None:
+        self.front: Front | None = front
+        self.door: Door = front.door
+        self.began_s = time.monotonic()  # the clock the loop runs on, read finer
+        self.headers: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.head_read = False
+        self.keep_alive = True
+        self.chunked_out = True  # the client can be sent chunks
+        self.body_max = front.door.body_max
+        self.body = b""
+        self.account: Account | None = None
+        self.state = READ
+        self.status = 0
+        self.order = ""
+        self.link: Link | None = None
+        self.engine: Engine | None = None
+        self.slot = False  # counted in at the engine
+        self.lane: Lane  # set once it is known
+        self.ask: Ask | None = None
+        self.reservation: Reservation | None = None
+        self.est_input = 0
+        self.est_output = 0
+        self.attempts = 0
+        self.queued_s = 0.0
+        self.first_byte_s = 0.0
+        self.streams = False
+        self.relay = False  # passed on as it is, unbilled: files, batches
+        self.head_sent = False
+        self.strip = False  # usage in the stream that the client did not ask for
+        self.keep_usage = False
+        self.tail = b""
+        self.events = 0
+        self.noted = PROGRESS_TOKENS
+        self.last_usage = b""
+        self.id = ""
+        self.wall_s = 0.0
+
+    # 4. Sent to an engine.
+
+    def send(self, engine: "Engine") -> None:
+        """Ask an engine that the dispatcher has chosen and counted this request in at."""
+        door = self.door
+        self.engine = engine
+        self.state = SENT
+        self.attempts += 1
+        self.queued_s = time.monotonic() - self.began_s
+        if self.front is not None:
+            self.front.deadline_s = door.never
+        link = engine.free_link()
+        if link is not None:
+            self._ask(link)
+        else:
+            door.spawn(self._connect(engine, self.attempts))
+
+    async def _connect(self, engine: "Engine", attempt: int) -> None:
+        door = self.door
+        try:
+            link = await engine.connect(door.wheel)
+        except (OSError, TimeoutError):
+            door.dispatcher.engine_failed(engine)
+            if self.state == SENT and self.attempts == attempt:
+                self._again("The engine cannot be reached.")
+            return
+        if self.state == SENT and self.attempts == attempt and link.transport is not None:
+            self._ask(link)
+        elif self.state == SENT and self.attempts == attempt:
+            self._again("The engine closed the connection.")
+        elif link.transport is not None:
+            link.transport.close()
+
+    def _ask(self, link: "Link") -> None:
+        assert self.engine is not None
+        self.link = link
+        self.tail = b""
+        link.ask(self, self.lane.request(self, self.engine))
+
+    def _again(self, why: str) -> None:
+        """Try elsewhere what has delivered nothing yet, or give up with 502."""
+        self.link = None
+        if self.relay:
+            self._relay_broken()
+            return
+        if self.head_sent:
+            self._broken_stream("engine_lost")
+            return
+        if self.attempts <= RETRIES:
+            self.door.dispatcher.again(self)
+        else:
+            self.fail(Problem(502, "engine_unavailable", why), "engine_lost")
+
+    # 5. The engine's answer, told by the link.
+
+    def answer_begins(self, status: int, content_type: bytes, retry_after: bytes) -> None:
+        self.status = status
+        self.first_byte_s = time.monotonic() - self.began_s
+        if self.relay:
+            self.streams = True
+            self.last_usage = content_type  # a relay has no usage; it only passes the type on
+        else:
+            self.streams = status == 200 and content_type.startswith(b"text/event-stream")
+            if self.streams and self.engine is not None:
+                self.engine.streams += 1
+
+    def more(self, data: bytes) -> None:
+        """A piece of a streamed answer."""
+        if self.relay:
+            self._relayed(data)
+            return
+        if self.tail or not data.endswith(b"\n\n"):
+            data = self._whole_events(data)
+            if not data:
+                return
+        count = data.count(b"\n\n")
+        self.events += count
+        assert self.engine is not None
+        self.engine.stream_tokens += count
+        if b'"usage"' in data:
+            self.last_usage = data
+            if self.strip:
+                data = stream.without_usage(data, self.keep_usage)
+        if self.events >= self.noted:
+            self.noted = self.events + PROGRESS_TOKENS
+            self.door.meter.progress(self.id, self.events)
+        front = self.front
+        if front is None or not data:
+            return
+        if not self.head_sent:
+            self._stream_begins()
+            if self.lane.names_tier:
+                data = stream.with_tier(data, self.lane.tier_bytes)
+        if self.chunked_out:
+            front.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            front.write(data)
+        if front.paused and self.link is not None:
+            self.link.hold()
+
+    def answer_over(self, data: bytes) -> None:
+        """The engine has said all; `data` is what came last, or the whole answer."""
+        self.link = None
+        if self.relay:
+            self._relayed(data)
+            self._relay_over()
+        elif self.streams:
+            if data:
+                self.more(data)
+            self._stream_over()
+        elif self.status == 200:
+            self._whole_answer(data)
+        elif self.status in RETRIED and self.attempts <= RETRIES:
+            self._again(f"The engine answered {self.status}.")
+        else:
+            self._engine_refused(data)
+
+    def engine_lost(self) -> None:
+        """The connection broke before the answer was complete."""
+        link, self.link = self.link, None
+        if self.state != SENT:
+            return
+        if self.relay:
+            self._relay_broken()
+            return
+        assert self.engine is not None
+        door = self.door
+        stale = link is not None and link.used and not link.answered()
+        if stale and not self.head_sent:
+            # The engine closed an idle connection just as we used it: no failure of anyone's.
+            link = self.engine.free_link()
+            if link is not None:
+                self._ask(link)
+            else:
+                door.spawn(self._connect(self.engine, self.attempts))
+            return
+        door.dispatcher.engine_failed(self.engine)
+        self._again("The engine broke off.")
+
+    def engine_silent(self) -> None:
+        """The engine said nothing for too long; the link has been dropped."""
+        self.link = None
+        if self.state != SENT:
+            return
+        if self.relay:
+            self._relay_broken()
+        elif self.head_sent:
+            self._broken_stream("timeout")
+        else:
+            self.fail(
+                Problem(504, "engine_timeout", "The engine did not answer in time."), "timeout"
+            )
+
+    # What else may end it.
+
+    def client_left(self) -> None:
+        """The client's connection is gone: cancel at once whatever is done for it."""
+        self.front = None
+        if self.state in (HELD, OVER):
+            return
+        if self.relay:
+            self.state = OVER
+            if self.link is not None:
+                self.link.drop()
+            return
+        if self.state == READ:
+            # Its account or lease is being fetched; who fetches sees that nobody waits.
+            return
+        door = self.door
+        if self.state == WAITING:
+            door.dispatcher.withdraw(self)
+        link, self.link = self.link, None
+        if link is not None:
+            link.drop()
+        self._record("left", 499)
+
+    def waited_enough(self) -> None:
+        """Its patience in the queue is over."""
+        if self.state == WAITING:
+            door = self.door
+            door.dispatcher.withdraw(self)
+            self.refuse(door.dispatcher.overloaded(self))
+
+    def evict(self) -> None:
+        """Give the engine back to work that ranks higher; the dispatcher queues this again."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.drop()
+        self.attempts -= 1
+
+    def refuse(self, problem: Problem) -> None:
+        """Answer no before any engine was asked."""
+        if hasattr(self, "lane") and self.state != OVER:
+            self.fail(problem, "refused")
+        else:
+            self._say(problem)
+
+    def fail(self, problem: Problem, outcome: Outcome) -> None:
+        """Answer with an error and leave the record of it."""
+        door = self.door
+        body = problem.body()
+        head = door.head(problem.status, body, self, problem.retry_after_s)
+        self._record(outcome, problem.status, head + body)
+
+    def _say(self, problem: Problem) -> None:
+        body = problem.body()
+        self.reply(problem.status, body, retry_after_s=problem.retry_after_s)
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = b"application/json",
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Answer from the door itself, without a record."""
+        self.state = OVER
+        front = self.front
+        if front is not None:
+            head = front.door.head(status, body, self, retry_after_s, content_type=content_type)
+            front.write(head if self.method == b"HEAD" else head + body)
+            front.exchange_over(self.keep_alive)
+
+    # 6. The end.
+
+    def _whole_answer(self, data: bytes) -> None:
+        tokens = stream.usage_of(data)
+        if self.lane.names_tier:
+            data = stream.with_tier(data, self.lane.tier_bytes)
+        head = self.door.head(200, data, self)
+        self._record("done", 200, head + data, tokens)
+
+    def _stream_over(self) -> None:
+        if self.tail and self.front is not None:  # an engine that ends without an empty line
+            self.front.write(b"%x\r\n%b\r\n" % (len(self.tail), self.tail))
+        if not self.head_sent:
+            self._stream_begins()
+        self._record("done", 200, b"0\r\n\r\n" if self.chunked_out else b"")
+
+    def _engine_refused(self, data: bytes) -> None:
+        body = stream.engine_error(self.status, data)
+        head = self.door.head(self.status, body, self)
+        self._record("failed", self.status, head + body)
+
+    def _broken_stream(self, outcome: Outcome) -> None:
+        """End a stream that lost its engine with an event that says so."""
+        said = Problem(502, "engine_lost", "The engine broke off; what came before is billed.")
+        data = b"data: " + said.body() + b"\n\n"
+        self.keep_alive = False
+        if self.chunked_out:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+        self._record(outcome, 200, data)
+
+    def _record(
+        self,
+        outcome: Outcome,
+        status: int,
+        last: bytes = b"",
+        tokens: stream.Tokens | None = None,
+    ) -> None:
+        """Bill, settle, write the record; then say the last of the answer and free the slot."""
+        door = self.door
+        lane = self.lane
+        counted: Counted = "engine"
+        if tokens is None:
+            tokens, counted = self._tokens_delivered(outcome)
+        fed, cached, made = tokens
+        price = price_nano(lane.tariff, fed, cached, made) if fed or made else 0
+        now_s = time.monotonic()
+        if self.reservation is not None:
+            door.limits.settle(self.reservation, fed + made, price, now_s, made)
+            self.reservation = None
+        lane.count(self, outcome, fed, cached, made, now_s)
+        account = lane.account
+        usage = UsageRecord(
+            self.id,
+            account.tenant.name,
+            account.key,
+            lane.model.name,
+            lane.tier,
+            lane.class_name,
+            lane.endpoint,
+            self.engine.name if self.engine is not None else "",
+            outcome,
+            status,
+            self.attempts,
+            fed,
+            cached,
+            made,
+            counted,
+            price,
+            self.wall_s,
+            self.queued_s,
+            self.first_byte_s,
+            now_s - self.began_s,
+            self.order,
+        )
+        if door.meter.strict:
+            self.state = HELD
+            door.meter.record(usage, lambda: self._let_go(last))
+        else:
+            door.meter.record(usage)
+            self._let_go(last)
+
+    def _let_go(self, last: bytes) -> None:
+        self.state = OVER
+        front, self.front = self.front, None
+        door = self.door
+        if front is not None:
+            if last:
+                front.write(last)
+            front.exchange_over(self.keep_alive and self.chunked_out)
+        if self.slot:
+            door.dispatcher.release(self)
+
+    def _tokens_delivered(self, outcome: Outcome) -> tuple[stream.Tokens, Counted]:
+        """What is billed where there is no whole answer with counts in it."""
+        if not self.head_sent:
+            if outcome == "done":  # an answer without usage
+                return (self.est_input, 0, 0), "estimate"
+            return (0, 0, 0), "none"
+        if self.last_usage:
+            found = stream.last_usage(self.last_usage)
+            if found is not None:
+                return found, "engine"
+        # One event a token; the first carries the role, the last two no text.
+        return (self.est_input, 0, max(self.events - 1, 0)), "chunks"
+
+    # Pieces.
+
+    def open_entry(self, engine: str) -> Opened:
+        lane = self.lane
+        return Opened(
+            self.id,
+            lane.account.tenant.name,
+            lane.account.key,
+            lane.model.name,
+            lane.tier,
+            lane.class_name,
+            lane.endpoint,
+            engine,
+            self.est_input,
+            self.wall_s,
+            self.order,
+        )
+
+    def started(self) -> None:
+        """Take the name and the time by which the request will be known."""
+        self.id = self.door.next_id()
+        self.wall_s = time.time()
+
+    def _stream_begins(self) -> None:
+        self.head_sent = True
+        if self.front is not None:
+            self.front.write(self.door.stream_head(self))
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """Put aside the last event if its end has not come yet."""
+        data = self.tail + data
+        if b"\r\n\r\n" in data:
+            data = data.replace(b"\r\n", b"\n")
+        cut = data.rfind(b"\n\n") + 2
+        if cut < 2:
+            cut = 0
+        self.tail = data[cut:]
+        if len(self.tail) > HELD_EVENT_MAX:
+            cut, self.tail = len(data), b""
+        return data[:cut]
+
+    def _relayed(self, data: bytes) -> None:
+        front = self.front
+        if front is None:
+            return
+        if not self.head_sent:
+            self.head_sent = True
+            front.write(front.door.relay_head(self, self.last_usage))
+        if data:
+            front.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_out else data)
+            if front.paused and self.link is not None:
+                self.link.hold()
+
+    def _relay_over(self) -> None:
+        self.state = OVER
+        front, self.front = self.front, None
+        if front is not None:
+            if self.chunked_out:
+                front.write(b"0\r\n\r\n")
+            front.exchange_over(self.keep_alive and self.chunked_out)
+
+    def _relay_broken(self) -> None:
+        if self.head_sent:
+            self.state = OVER
+            if self.front is not None and self.front.transport is not None:
+                self.front.transport.abort()
+        else:
+            self._say(Problem(502, "admin_unavailable", "Files and batches are not at hand now."))

@@ -1,0 +1,285 @@
+"""A client's connection: HTTP/1.1 in, one exchange after the other, answers out.
+
+Framing stands on llhttp in its strict mode; what it lets through and a proxy must not (transfer
+codings beside chunked, twice-named headers, chunked bodies in HTTP/1.0) is refused here.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from headgate.gateway.errors import Problem
+from headgate.gateway.exchange import Exchange
+from headgate.gateway.wheel import NEVER
+
+if TYPE_CHECKING:
+    from headgate.gateway.door import Door
+
+PIPELINED_MAX = 16
+HEADERS_MAX = 100
+HIGH_WATER_BYTES = 256 * 1024
+ONCE = frozenset((b"authorization", b"host", b"content-length", b"transfer-encoding"))
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Front(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_head_bytes",
+        "_headers",
+        "_parser",
+        "_reading",
+        "_url",
+        "active",
+        "closing",
+        "deadline_s",
+        "door",
+        "paused",
+        "pending",
+        "transport",
+        "watched_tick",
+    )
+
+    def __init__(self, door: "Door") -> None:
+        self.door = door
+        self.transport: asyncio.Transport | None = None
+        self.active: Exchange | None = None
+        self.pending: deque[Exchange] = deque()
+        self.paused = False
+        self.closing = False
+        self.deadline_s = NEVER
+        self.watched_tick = 0
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading: Exchange | None = None
+        self._headers = 0
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._url = b""
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self.transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self.door.fronts.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            keep_alive(sock)
+        self._wait(self.door.server.idle_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.closing = True
+        self.deadline_s = NEVER
+        self.door.fronts.discard(self)
+        self.pending.clear()
+        self._reading = None
+        active, self.active = self.active, None
+        if active is not None:
+            active.client_left()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._reject(Problem(501, None, "Upgrades are not offered here; use HTTP/1.1."))
+            return
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, Problem):
+                raise
+            self._reject(cause)
+            return
+        except httptools.HttpParserError as error:
+            self._reject(Problem(400, None, f"The request is not valid HTTP/1.1: {error}."))
+            return
+        reading = self._reading
+        if reading is not None and self.active is None:
+            server = self.door.server
+            if not reading.head_read:
+                self._head_bytes += len(data)
+                if self._head_bytes > self.door.header_max:
+                    self._reject(Problem(431, None, "The request's headers are too large."))
+                    return
+                self._wait_once(reading, server.header_timeout_s)
+            else:
+                self._wait_once(reading, server.header_timeout_s + server.body_timeout_s)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._wait(self.door.server.stalled_reader_s)
+        if self.active is not None and self.active.link is not None:
+            self.active.link.hold()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.deadline_s = NEVER
+        if self.active is not None and self.active.link is not None:
+            self.active.link.go_on()
+        elif self.active is None:
+            self._wait(self.door.server.idle_timeout_s)
+
+    def expire(self) -> None:
+        """The deadline has come: what it means depends on what was waited for."""
+        if self.transport is None:
+            return
+        if self.paused or self.closing:
+            self.transport.abort()
+        elif self.active is not None:
+            self.active.waited_enough()
+        elif self._reading is not None:
+            self._reject(Problem(408, None, "The request did not arrive in time."))
+        else:
+            self.transport.close()
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = 0
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._reading = Exchange(self)
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > 8192:
+            raise Problem(414, None, "The request's URL is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        reading = self._reading
+        assert reading is not None
+        headers = reading.headers
+        if name in headers and name in ONCE:
+            raise Problem(400, None, f"The header {name.decode('latin-1')} is given twice.")
+        headers[name] = value
+        self._headers += 1
+        self._head_bytes += len(name) + len(value)
+        if self._headers > HEADERS_MAX or self._head_bytes > 2 * self.door.header_max:
+            raise Problem(431, None, "The request's headers are too many or too large.")
+
+    def on_headers_complete(self) -> None:
+        reading = self._reading
+        assert reading is not None
+        reading.head_read = True
+        reading.method = self._parser.get_method()
+        reading.path, _, reading.query = self._url.partition(b"?")
+        parser = self._parser
+        version = parser.get_http_version()
+        coding = reading.headers.get(b"transfer-encoding")
+        if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
+            raise Problem(400, None, "The only transfer coding taken is chunked, in HTTP/1.1.")
+        if version == "1.0":
+            reading.chunked_out = False
+        elif version != "1.1":
+            raise Problem(505, None, "Only HTTP/1.1 and 1.0 are spoken here.")
+        elif b"host" not in reading.headers:
+            raise Problem(400, None, "A request in HTTP/1.1 must have a host header.")
+        self.door.preview(reading)
+        if b"expect" in reading.headers and self.active is None and self.transport is not None:
+            self.transport.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        reading = self._reading
+        assert reading is not None
+        self._body_bytes += len(body)
+        if self._body_bytes > reading.body_max:
+            raise Problem(413, None, f"The request's body is over {reading.body_max} bytes.")
+        reading.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        reading, self._reading = self._reading, None
+        assert reading is not None
+        reading.keep_alive = self._parser.should_keep_alive()
+        if self.active is None:
+            self._start(reading)
+        elif len(self.pending) >= PIPELINED_MAX:
+            raise Problem(429, None, f"More than {PIPELINED_MAX} requests wait on one connection.")
+        else:
+            self.pending.append(reading)
+
+    # From the exchange.
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def exchange_over(self, keep_alive: bool) -> None:
+        """The answer has been written: on to the next request, or goodbye."""
+        self.active = None
+        if self.transport is None:
+            return
+        if not keep_alive or self.door.draining:
+            self._close()
+        elif self.pending:
+            self.door.loop.call_soon(self._next)
+        elif not self.paused:
+            self._wait(self.door.server.idle_timeout_s)
+
+    def patience(self, until_s: float) -> None:
+        """Call the active exchange's `waited_enough` then."""
+        if not self.paused:
+            self.deadline_s = until_s
+            self.door.wheel.watch(self)
+
+    def drain(self) -> None:
+        """Close as soon as nothing is under way."""
+        if self.active is None and self._reading is None and self.transport is not None:
+            self._close()
+
+    def _next(self) -> None:
+        if self.active is None and self.pending and not self.closing:
+            self._start(self.pending.popleft())
+
+    def _start(self, exchange: Exchange) -> None:
+        self.active = exchange
+        self.deadline_s = NEVER
+        self.door.begin(exchange)
+
+    def _reject(self, problem: Problem) -> None:
+        """Answer what could not be read as a request, and close: framing is lost."""
+        self._reading = None
+        self.door.metrics.rejected += 1
+        if self.active is None and self.transport is not None:
+            body = problem.body()
+            self.transport.write(self.door.head(problem.status, body, close=True) + body)
+            self._close()
+        elif self.transport is not None:
+            self.transport.abort()
+
+    def _close(self) -> None:
+        self.closing = True
+        assert self.transport is not None
+        self._wait(self.door.server.stalled_reader_s)
+        self.transport.close()
+
+    def _wait(self, seconds: float) -> None:
+        self.deadline_s = self.door.loop.time() + seconds
+        self.door.wheel.watch(self)
+
+    def _wait_once(self, reading: Exchange, seconds: float) -> None:
+        """Bound a request's arrival from its first byte, so that a trickle does not extend it."""
+        until_s = reading.began_s + seconds
+        if self.deadline_s != until_s:
+            self.deadline_s = until_s
+            self.door.wheel.watch(self)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Notice a peer that vanished without a word: after 30 s idle and three silent probes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)

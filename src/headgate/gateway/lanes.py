@@ -1,0 +1,154 @@
+"""A lane: one key's way to one model, at one endpoint and tier, worked out once and kept."""
+
+from typing import TYPE_CHECKING
+
+from headgate.gateway.asks import Ask, extended
+from headgate.gateway.metrics import Stats
+from headgate.ledger.accounts import Account
+from headgate.ledger.prices import Tariff
+from headgate.ledger.usage import Outcome
+
+if TYPE_CHECKING:
+    from headgate.gateway.dispatch import ModelRun
+    from headgate.gateway.engines import Engine
+    from headgate.gateway.exchange import Exchange
+
+NAMES_TIER = frozenset((b"/v1/chat/completions", b"/v1/responses"))
+TAKES_STREAM_OPTIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+
+USAGE = b'{"include_usage":true}'
+USAGE_ALWAYS = b'{"include_usage":true,"continuous_usage_stats":true}'
+
+
+class _Form:
+    """How a lane's requests are written for one engine."""
+
+    __slots__ = ("continuous", "fields", "line", "plain", "streamed")
+
+    def __init__(self, lane: "Lane", engine: "Engine") -> None:
+        self.line = engine.request_line(b"POST", lane.path) + (
+            b"content-type: application/json\r\nx-request-id: "
+        )
+        self.continuous = engine.terms.kind == "vllm"
+        self.fields: dict[str, bytes] = {}
+        if engine.terms.priorities:
+            self.fields["priority"] = str(lane.level).encode()
+        if lane.model.terms.engine_model is not None:
+            name = lane.model.terms.engine_model.replace("\\", "\\\\").replace('"', '\\"')
+            self.fields["model"] = b'"' + name.encode() + b'"'
+        self.plain = _spliced(self.fields)
+        self.streamed = self.plain + _spliced(
+            {"stream_options": USAGE_ALWAYS if self.continuous else USAGE}
+        )
+
+
+class Lane:
+    """What is the same for all requests of one key, model, endpoint and tier."""
+
+    __slots__ = (
+        "_forms",
+        "account",
+        "class_name",
+        "endpoint",
+        "level",
+        "model",
+        "names_tier",
+        "path",
+        "patience_s",
+        "reserved",
+        "stats",
+        "tariff",
+        "tenant",
+        "tier",
+        "tier_bytes",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        account: Account,
+        model: "ModelRun",
+        path: bytes,
+        tier: str,
+        level: int,
+        patience_s: float,
+        tariff: Tariff,
+        stats: Stats,
+    ) -> None:
+        self.account = account
+        self.tenant = account.tenant.name
+        self.weight = account.tenant.weight
+        self.class_name = account.tenant.class_
+        self.model = model
+        self.path = path
+        self.endpoint = path.decode("latin-1").removeprefix("/v1/")
+        self.names_tier = path in NAMES_TIER
+        self.tier = tier
+        self.tier_bytes = tier.encode()
+        self.level = level
+        self.patience_s = patience_s
+        self.tariff = tariff
+        self.stats = stats
+        self.reserved: Lane | None = None  # for what falls inside the tenant's reservation
+        self._forms: dict[Engine, _Form] = {}
+
+    def request(self, exchange: "Exchange", engine: "Engine") -> bytes:
+        """The request as it goes to an engine."""
+        form = self._forms.get(engine)
+        if form is None:
+            form = self._forms[engine] = _Form(self, engine)
+        ask = exchange.ask
+        assert ask is not None
+        body = exchange.body
+        if ask.stream and self.path in TAKES_STREAM_OPTIONS:
+            body = _streamed(exchange, ask, form)
+        elif form.plain:
+            body = extended(body, ask, form.plain, form.fields)
+        trace = exchange.headers.get(b"traceparent")
+        more = b"" if trace is None else b"\r\ntraceparent: " + trace
+        return b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            form.line,
+            exchange.id.encode(),
+            more,
+            len(body),
+            body,
+        )
+
+    def count(
+        self,
+        exchange: "Exchange",
+        outcome: Outcome,
+        fed: int,
+        cached: int,
+        made: int,
+        now_s: float,
+    ) -> None:
+        """Learn from a request that is over."""
+        if exchange.engine is not None:
+            used = fed + made
+            self.model.queue.rings[self.level].charge(
+                self.tenant, used - exchange.est_input - exchange.est_output
+            )
+            if made and not exchange.streams and outcome == "done":
+                exchange.engine.plain_s += now_s - exchange.began_s - exchange.queued_s
+                exchange.engine.plain_tokens += made
+        self.stats.count(exchange, outcome, fed, cached, made, now_s)
+
+
+def _streamed(exchange: "Exchange", ask: Ask, form: _Form) -> bytes:
+    """The body of a streamed request, asking for the usage that the bill needs."""
+    options = ask.stream_options
+    wants = options is not None and bool(options.include_usage)
+    wants_always = options is not None and bool(options.continuous_usage_stats)
+    exchange.keep_usage = wants
+    if wants and (wants_always or not form.continuous):
+        exchange.strip = False
+        return extended(exchange.body, ask, form.plain, form.fields)
+    exchange.strip = True
+    asked = USAGE_ALWAYS if form.continuous else USAGE
+    fields = form.fields if options is None else {**form.fields, "stream_options": asked}
+    return extended(exchange.body, ask, form.streamed, fields)
+
+
+def _spliced(fields: dict[str, bytes]) -> bytes:
+    return b"".join(b',"%b":%b' % (name.encode(), value) for name, value in fields.items())

@@ -1,0 +1,134 @@
+"""Counters and their Prometheus page. Counting is a few additions on a request's last step."""
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from headgate.ledger.usage import Outcome
+
+if TYPE_CHECKING:
+    from headgate.gateway.exchange import Exchange
+
+BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+Samples = dict[str, float]
+"""Values by their Prometheus name with labels; those of several processes are summed."""
+
+
+class Histogram:
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
+
+    def samples(self, name: str, labels: str, into: Samples) -> None:
+        below = 0
+        for bound, count in zip((*BOUNDS_S, "+Inf"), self.counts, strict=True):
+            below += count
+            into[f'{name}_bucket{{{labels},le="{bound}"}}'] = below
+        into[f"{name}_sum{{{labels}}}"] = self.sum_s
+        into[f"{name}_count{{{labels}}}"] = below
+
+
+class Stats:
+    """What happened to the requests of one model, class and tier."""
+
+    __slots__ = ("cached", "fed", "first", "labels", "made", "outcomes", "queued", "took")
+
+    def __init__(self, model: str, class_: str, tier: str) -> None:
+        self.labels = f'model="{_quoted(model)}",class="{_quoted(class_)}",tier="{tier}"'
+        self.outcomes: dict[str, int] = {}
+        self.fed = self.cached = self.made = 0
+        self.queued = Histogram()
+        self.first = Histogram()
+        self.took = Histogram()
+
+    def count(
+        self,
+        exchange: "Exchange",
+        outcome: Outcome,
+        fed: int,
+        cached: int,
+        made: int,
+        now_s: float,
+    ) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self.fed += fed
+        self.cached += cached
+        self.made += made
+        if outcome == "done":
+            self.queued.add(exchange.queued_s)
+            self.first.add(exchange.first_byte_s)
+            self.took.add(now_s - exchange.began_s)
+
+    def samples(self, into: Samples) -> None:
+        for outcome, count in self.outcomes.items():
+            into[f'headgate_requests_total{{{self.labels},outcome="{outcome}"}}'] = count
+        for kind, tokens in (("input", self.fed), ("cached", self.cached), ("output", self.made)):
+            into[f'headgate_tokens_total{{{self.labels},kind="{kind}"}}'] = tokens
+        self.queued.samples("headgate_queue_seconds", self.labels, into)
+        self.first.samples("headgate_first_byte_seconds", self.labels, into)
+        self.took.samples("headgate_request_seconds", self.labels, into)
+
+
+class Metrics:
+    """All counters of one process."""
+
+    def __init__(self) -> None:
+        self.stats: dict[tuple[str, str, str], Stats] = {}
+        self.rejected = 0  # what could not be read as a request
+        self.unknown_keys = 0
+
+    def of(self, model: str, class_: str, tier: str) -> Stats:
+        key = (model, class_, tier)
+        found = self.stats.get(key)
+        if found is None:
+            found = self.stats[key] = Stats(model, class_, tier)
+        return found
+
+    def samples(self) -> Samples:
+        into: Samples = {
+            "headgate_rejected_requests_total": self.rejected,
+            "headgate_unknown_keys_total": self.unknown_keys,
+        }
+        for stats in self.stats.values():
+            stats.samples(into)
+        return into
+
+
+HISTOGRAMS = ("headgate_queue_seconds", "headgate_first_byte_seconds", "headgate_request_seconds")
+
+
+def page(samples: Samples) -> bytes:
+    """Prometheus text format, one TYPE line before each family."""
+    lines: list[str] = []
+    family = ""
+    for name, value in sorted(samples.items(), key=lambda item: _family(item[0])):
+        current = _family(name)
+        if current != family:
+            family = current
+            lines.append(f"# TYPE {family} {_type(family)}")
+        lines.append(f"{name} {value:g}" if value != int(value) else f"{name} {int(value)}")
+    return "\n".join(lines).encode() + b"\n"
+
+
+def _family(name: str) -> str:
+    bare = name.partition("{")[0]
+    for suffix in ("_bucket", "_sum", "_count"):
+        if bare.endswith(suffix) and bare.removesuffix(suffix) in HISTOGRAMS:
+            return bare.removesuffix(suffix)
+    return bare
+
+
+def _type(family: str) -> str:
+    if family in HISTOGRAMS:
+        return "histogram"
+    return "counter" if family.endswith("_total") else "gauge"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

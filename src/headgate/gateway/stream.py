@@ -1,0 +1,126 @@
+"""What engines answer: finding the usage in it, and leaving out what the client did not ask for."""
+
+import re
+
+import msgspec
+
+from headgate.gateway.errors import Problem
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None  # the names of /v1/responses
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+
+
+class _Inner(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+    response: _Inner | None = None  # a /v1/responses stream wraps its last answer
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+
+Tokens = tuple[int, int, int]
+"""Prompt tokens, cached ones among them, output tokens."""
+
+
+def usage_of(answer: bytes) -> Tokens | None:
+    """The engine's own counts in one JSON answer; None if it gives none."""
+    try:
+        decoded = _decoder.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = decoded.usage
+    if usage is None and decoded.response is not None:
+        usage = decoded.response.usage
+    if usage is None:
+        return None
+    fed = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    made = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    if fed is None:
+        return None
+    details = usage.prompt_tokens_details or usage.input_tokens_details
+    cached = (details.cached_tokens or 0) if details is not None else 0
+    return max(fed, 0), min(max(cached, 0), fed), max(made or 0, 0)
+
+
+def last_usage(events: bytes) -> Tokens | None:
+    """The counts in the last event that carries any."""
+    end = len(events)
+    while True:
+        at = events.rfind(b'"usage"', 0, end)
+        if at < 0:
+            return None
+        start = events.rfind(b"data:", 0, at)
+        stop = events.find(b"\n", at)
+        found = usage_of(events[start + 5 : stop if stop >= 0 else len(events)])
+        if found is not None:
+            return found
+        end = start if start > 0 else 0
+
+
+# The usage object of an event holds at most one level of objects (the token details).
+_USAGE = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
+
+
+def without_usage(events: bytes, keep_last: bool) -> bytes:
+    """Whole events less the usage we asked for on our own account.
+
+    The last one, which carries usage and no choices, is dropped unless the client wants it.
+    """
+    if not _NO_CHOICES.search(events):
+        return _USAGE.sub(b"", events)
+    kept = []
+    for event in events.split(b"\n\n"):
+        if b'"usage"' not in event:
+            kept.append(event)
+        elif not _NO_CHOICES.search(event):
+            kept.append(_USAGE.sub(b"", event))
+        elif keep_last:
+            kept.append(event)
+    return b"\n\n".join(kept)
+
+
+_TIER = re.compile(rb'"service_tier":\s*(?:null|"[^"]*")')
+
+
+def with_tier(answer: bytes, tier: bytes) -> bytes:
+    """One JSON object with the tier that served it; the engine's own word on it is replaced."""
+    field = b'"service_tier":"' + tier + b'"'
+    if b'"service_tier"' in answer:
+        named, found = _TIER.subn(field, answer, count=1)
+        if found:
+            return named
+    at = answer.find(b"{") + 1
+    if at == 0:
+        return answer
+    comma = b"" if answer[at : at + 1] == b"}" else b","
+    return b"%b%b%b%b" % (answer[:at], field, comma, answer[at:])
+
+
+def engine_error(status: int, answer: bytes) -> bytes:
+    """An engine's error in OpenAI's form: passed on if it has it, wrapped if it does not."""
+    try:
+        fields = msgspec.json.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = None
+    if isinstance(fields, dict):
+        if isinstance(fields.get("error"), dict):
+            return answer
+        for name in ("message", "detail", "error"):
+            if isinstance(fields.get(name), str):
+                return Problem(status, None, fields[name]).body()
+    text = answer[:500].decode("utf-8", "replace").strip()
+    return Problem(status, None, text or f"The engine answered {status}.").body()

@@ -1,0 +1,128 @@
+"""One gateway process from its start to its end."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from headgate.core.errors import InputError
+from headgate.gateway import config as settings
+from headgate.gateway.door import Door
+from headgate.gateway.front import Front
+from headgate.gateway.state import open_state
+
+BACKLOG = 4096
+MTIME_LOOK_S = 1.0
+
+
+def work(config: settings.Config, path: Path | None, number: int) -> None:
+    """Serve until SIGTERM; SIGHUP or a changed file reloads the config."""
+    uvloop.run(_serve(config, path, number))
+
+
+async def _serve(config: settings.Config, path: Path | None, number: int) -> None:
+    loop = asyncio.get_running_loop()
+    door: Door | None = None
+    state = open_state(
+        config.state.url,
+        folder=Path(config.state.folder),
+        strict=config.state.strict,
+        process=number,
+        ship=not config.admin.enabled,
+        price=lambda opened, tokens: door.price_of(opened, tokens) if door is not None else 0,
+    )
+    door = Door(config, state.accounts, state.limits, state.meter)
+    await state.start()
+    door.start()
+    listening = listen(config.server.host, config.server.port)
+    server = await loop.create_server(lambda: Front(door), sock=listening, backlog=BACKLOG)
+    stopped = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    if path is not None:
+        watch = _Reload(door, state, path)
+        loop.add_signal_handler(signal.SIGHUP, watch.reload)
+        door.spawn(watch.follow())
+    # What is alive now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    await stopped.wait()
+    server.close()
+    await door.stop(config.server.drain_s)
+    await state.stop()
+
+
+class _Reload:
+    """Takes a changed config without dropping a connection; a bad one is logged and ignored."""
+
+    def __init__(self, door: Door, state: object, path: Path) -> None:
+        self.door = door
+        self.state = state
+        self.path = path
+        self.stamp = _stamp(path)
+
+    def reload(self) -> None:
+        self.door.spawn(self._reload())
+
+    async def follow(self) -> None:
+        """Look at the file's time of change now and then."""
+        while True:
+            await asyncio.sleep(MTIME_LOOK_S)
+            stamp = _stamp(self.path)
+            if stamp != self.stamp and stamp is not None:
+                self.stamp = stamp
+                await self._reload()
+
+    async def _reload(self) -> None:
+        self.stamp = _stamp(self.path)
+        held = self.door.config
+        try:
+            config = settings.read_config(self.path)
+            # The listening socket and the state folder stay as they are until a restart.
+            server = msgspec.structs.replace(
+                config.server,
+                host=held.server.host,
+                port=held.server.port,
+                workers=held.server.workers,
+            )
+            self.door.adopt(msgspec.structs.replace(config, server=server, state=held.state))
+        except InputError as error:
+            self.door.log("config_refused", error=str(error))
+            return
+        seed = getattr(self.state, "seed", None)
+        if seed is not None:
+            try:
+                await seed(config.tenants)
+            except Exception as error:
+                self.door.log("seed_failed", error=repr(error))
+        self.door.log("config_adopted", file=str(self.path))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the port that all workers share."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.setblocking(False)
+    sock.bind((host, port))
+    sock.listen(BACKLOG)
+    return sock
+
+
+def administer(config: settings.Config, path: Path | None) -> None:
+    """The process for admin, files and batches."""
+    raise NotImplementedError(os.getpid())

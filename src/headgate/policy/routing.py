@@ -1,0 +1,53 @@
+"""Which engine serves a request: where it would be done soonest, given load and cached prefix.
+
+Written over plain sequences so that the gateway runs it as it stands and a kernel can compile
+the very same function.
+"""
+
+from collections.abc import Sequence
+
+
+def pick(
+    in_flight: Sequence[int],
+    room: Sequence[int],
+    outstanding_tokens: Sequence[float],
+    speed: Sequence[float],
+    cached_tokens: Sequence[float],
+    input_tokens: float,
+) -> int:
+    """The engine with the least work before the request's end; -1 if none has room.
+
+    `room` is the number in flight at which an engine is full for this request, `speed` its
+    relative tokens per second, `cached_tokens` how much of this prompt it is thought to hold.
+    Ties go to the fewest in flight, then to the first.
+    """
+    best = -1
+    best_s = 0.0
+    for engine in range(len(in_flight)):
+        if in_flight[engine] >= room[engine]:
+            continue
+        fresh = input_tokens - cached_tokens[engine]
+        ahead_s = (outstanding_tokens[engine] + max(fresh, 0.0)) / speed[engine]
+        if (
+            best < 0
+            or ahead_s < best_s
+            or (ahead_s == best_s and in_flight[engine] < in_flight[best])
+        ):
+            best = engine
+            best_s = ahead_s
+    return best
+
+
+def next_cap(
+    cap: float, floor: float, ceiling: float, token_s: float, objective_s: float, used: float
+) -> float:
+    """How many may be in flight next, from the time between tokens that was measured.
+
+    Multiplicative decrease beyond the objective, additive increase below 90 % of it while the
+    cap is what binds; in between it stays, so that the cap settles instead of hunting.
+    """
+    if token_s > objective_s:
+        return max(floor, cap * max(0.7, objective_s / token_s))
+    if token_s < 0.9 * objective_s and used >= 0.9 * cap:
+        return min(ceiling, cap + max(1.0, 0.05 * cap))
+    return cap
