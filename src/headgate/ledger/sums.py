@@ -1,0 +1,63 @@
+"""Sums of usage: what each tenant, model, tier or day used and owes. They close to the unit."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from headgate.ledger.calendar import day_of
+from headgate.ledger.usage import UsageRecord
+
+Dimension = Literal["tenant", "model", "day", "tier", "class", "key", "engine", "outcome"]
+
+
+class Sum(msgspec.Struct, frozen=True):
+    """So much, of whatever was added up."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    price_nano: int = 0
+
+    def __add__(self, other: "Sum") -> "Sum":
+        return Sum(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.output_tokens + other.output_tokens,
+            self.price_nano + other.price_nano,
+        )
+
+
+def sum_of(record: UsageRecord) -> Sum:
+    return Sum(
+        1,
+        record.input_tokens,
+        record.cached_tokens,
+        record.output_tokens,
+        record.price_nano,
+    )
+
+
+def total(sums: Iterable[Sum]) -> Sum:
+    result = Sum()
+    for one in sums:
+        result += one
+    return result
+
+
+def by_day(records: Iterable[UsageRecord]) -> dict[tuple[str, int, str, str], Sum]:
+    """Sums by (tenant, day, model, tier): the rows budgets are read from."""
+    sums: dict[tuple[str, int, str, str], Sum] = {}
+    for record in records:
+        key = (record.tenant, day_of(record.started_s), record.model, record.tier)
+        sums[key] = sums.get(key, Sum()) + sum_of(record)
+    return sums
+
+
+def by_tenant(records: Iterable[UsageRecord]) -> dict[str, Sum]:
+    sums: dict[str, Sum] = {}
+    for record in records:
+        sums[record.tenant] = sums.get(record.tenant, Sum()) + sum_of(record)
+    return sums

@@ -1,0 +1,1 @@
+"""Facts at rest: SQLite by default, PostgreSQL when several gateways share one fleet."""

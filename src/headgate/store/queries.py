@@ -1,0 +1,39 @@
+"""SQL in files of its own, read by name.
+
+A file under `sql/` holds statements headed `-- name: put_tenant`. They are written in the SQL
+that SQLite and PostgreSQL share, with `:name` parameters; where the two differ, a statement
+headed `-- name: put_tenant (postgres)` is the other's.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+Dialect = Literal["sqlite", "postgres"]
+
+FOLDER = Path(__file__).parent / "sql"
+_HEAD = re.compile(r"^-- name: (\w+)(?: \((sqlite|postgres)\))?\n", re.MULTILINE)
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+
+
+@cache
+def queries(dialect: Dialect) -> dict[str, str]:
+    """All statements by name, with parameters in the dialect's own style."""
+    shared: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for path in sorted(FOLDER.glob("*.sql")):
+        _, *parts = _HEAD.split(path.read_text())
+        for name, only, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            if only in (None, dialect):
+                target = shared if only is None else own
+                assert name not in target, f"{path.name}: {name} is defined twice"
+                target[name] = in_dialect(text.strip(), dialect)
+    return shared | own
+
+
+def in_dialect(sql: str, dialect: Dialect) -> str:
+    """`:name` parameters as the dialect's driver wants them."""
+    if dialect == "sqlite":
+        return sql
+    return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))

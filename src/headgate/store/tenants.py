@@ -1,0 +1,178 @@
+"""Tenants and their keys in the store. A key is shown once, when it is made; the store has its
+SHA-256 alone. Keys carry 256 random bits, so a fast hash gives nothing away."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from headgate.core.errors import InputError
+from headgate.ledger.accounts import Tenant
+from headgate.store.database import Database, Transaction
+
+KEY_PREFIX = "hg-"
+HINT_LENGTH = len(KEY_PREFIX) + 4
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What may be told about a key. Times are seconds since 1970."""
+
+    id: str
+    tenant: str
+    hint: str
+    label: str
+    admin: bool
+    created_s: float
+    expires_s: float | None
+    revoked_s: float | None
+
+
+class ValidKey(msgspec.Struct, frozen=True):
+    digest: bytes
+    id: str
+    tenant: str
+    admin: bool
+    expires_s: float | None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All that a gateway must know to tell who is asking."""
+
+    version: int
+    tenants: list[Tenant]
+    keys: list[ValidKey]
+
+
+def digest_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+class Tenants:
+    """Who may ask. Every method is one transaction; changes are seen by gateways at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, tenant: Tenant, *, from_config: bool = False) -> None:
+        """Add a tenant, or change the one of that name."""
+        self.seed([tenant], from_config=from_config)
+
+    def seed(self, tenants: Sequence[Tenant], *, from_config: bool = True) -> None:
+        """Add or change tenants; nothing is told to gateways when nothing changed."""
+        with self._database.transaction() as transaction:
+            changed = transaction.execute_each(
+                "put_tenant",
+                [
+                    {
+                        "name": tenant.name,
+                        "document": msgspec.json.encode(tenant).decode(),
+                        "from_config": int(from_config),
+                    }
+                    for tenant in tenants
+                ],
+            )
+            if sum(changed):
+                transaction.execute("account_changed")
+
+    def get(self, name: str) -> Tenant:
+        """The tenant; raises InputError when there is none of that name."""
+        with self._database.transaction(write=False) as transaction:
+            return _tenant(transaction, name)
+
+    def all(self) -> list[Tenant]:
+        with self._database.transaction(write=False) as transaction:
+            return [_decode(document) for document, _ in transaction.query("tenants")]
+
+    def drop(self, name: str) -> None:
+        """Remove a tenant with its keys. Its usage stays: it has been used."""
+        with self._database.transaction() as transaction:
+            _tenant(transaction, name)
+            transaction.execute("drop_keys_of_tenant", {"tenant": name})
+            transaction.execute("drop_tenant", {"name": name})
+            transaction.execute("account_changed")
+
+    def add_key(
+        self,
+        tenant: str,
+        *,
+        label: str = "",
+        admin: bool = False,
+        expires_s: float | None = None,
+    ) -> tuple[str, Key]:
+        """Make a key: (the key itself, to be shown once; what may be told about it)."""
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        with self._database.transaction() as transaction:
+            _tenant(transaction, tenant)
+            key = Key(
+                id="key_" + secrets.token_hex(8),
+                tenant=tenant,
+                hint=secret[:HINT_LENGTH],
+                label=label,
+                admin=admin,
+                created_s=transaction.now_s(),
+                expires_s=expires_s,
+                revoked_s=None,
+            )
+            row = msgspec.structs.asdict(key) | {
+                "digest": digest_of(secret).hex(),
+                "admin": int(admin),
+            }
+            del row["revoked_s"]
+            transaction.execute("put_key", row)
+            transaction.execute("account_changed")
+        return secret, key
+
+    def revoke_key(self, key: str) -> None:
+        """Refuse a key from now on; raises InputError when there is no such valid key."""
+        with self._database.transaction() as transaction:
+            if not transaction.execute("revoke_key", {"id": key, "now_s": transaction.now_s()}):
+                raise InputError(
+                    f"No valid key has the id {key!r}; `headgate keys list` shows those there are."
+                )
+            transaction.execute("account_changed")
+
+    def keys(self, tenant: str | None = None) -> list[Key]:
+        with self._database.transaction(write=False) as transaction:
+            if tenant is None:
+                rows = transaction.query("keys")
+            else:
+                _tenant(transaction, tenant)
+                rows = transaction.query("keys_of_tenant", {"tenant": tenant})
+        return [Key(*row[:4], bool(row[4]), *row[5:]) for row in rows]
+
+    def version(self) -> int:
+        """A number that is another after every change."""
+        with self._database.transaction(write=False) as transaction:
+            return _version(transaction)
+
+    def snapshot(self) -> Snapshot:
+        with self._database.transaction(write=False) as transaction:
+            return Snapshot(
+                # First: what changes while we read is then read again.
+                _version(transaction),
+                [_decode(document) for document, _ in transaction.query("tenants")],
+                [
+                    ValidKey(bytes.fromhex(digest), key, tenant, bool(admin), expires_s)
+                    for digest, key, tenant, admin, expires_s in transaction.query("valid_keys")
+                ],
+            )
+
+
+def _version(transaction: Transaction) -> int:
+    [(version,)] = transaction.query("account_version")
+    return int(version)
+
+
+def _tenant(transaction: Transaction, name: str) -> Tenant:
+    rows = transaction.query("tenant", {"name": name})
+    if not rows:
+        raise InputError(
+            f"No tenant is called {name!r}; `headgate tenants list` shows those there are, "
+            f"`headgate tenants add {name}` makes one."
+        )
+    return _decode(rows[0][0])
+
+
+def _decode(document: str) -> Tenant:
+    return msgspec.json.decode(document, type=Tenant)
