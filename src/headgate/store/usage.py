@@ -7,7 +7,7 @@ import msgspec
 from headgate.ledger.calendar import LAST_DAY, day_of, iso_date
 from headgate.ledger.sums import Dimension, Sum, by_day
 from headgate.ledger.usage import UsageRecord
-from headgate.store.database import Database, Row, Transaction
+from headgate.store.database import Database, Transaction
 
 DIMENSIONS: tuple[Dimension, ...] = (
     "tenant",

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.postgres import Cluster, cluster
 
 from headgate.store.database import Database
 from headgate.store.open import open_database
-from tests.postgres import Cluster, cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,80 @@
+"""The door's meter: collects a millisecond's entries on the event loop and hands them over."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
+from headgate.store.spool import Durable, Writer
+
+GATHER_S = 0.001
+
+
+class SpoolMeter:
+    """Usage to a writer's files. All methods are called on one event loop."""
+
+    def __init__(self, folder: Path, name: str, *, strict: bool) -> None:
+        self.strict = strict
+        self.name = name
+        self._writer = Writer(folder, name, self._committed)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fresh: dict[str, Opened] = {}  # open, and not handed over yet
+        self._entries: list[Entry] = []
+        self._durable: list[Durable] = []
+        self._waiting = False
+
+    @property
+    def full(self) -> bool:
+        """True while the disk takes no more: let nobody new in."""
+        return self._writer.full
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._writer.start()
+
+    async def stop(self) -> None:
+        """Returns when all that came is durable."""
+        assert self._loop is not None
+        self._hand_over()
+        await self._loop.run_in_executor(None, self._writer.stop)
+
+    def open(self, opened: Opened) -> None:
+        self._fresh[opened.request] = opened
+        if not self._waiting:
+            self._wait()
+
+    def progress(self, request: str, output_tokens: int) -> None:
+        self._entries.append(Progress(request, output_tokens))
+        if not self._waiting:
+            self._wait()
+
+    def record(self, usage: UsageRecord, durable: Durable | None = None) -> None:
+        # What began and ended within one group needs no note that it began.
+        self._fresh.pop(usage.request, None)
+        self._entries.append(usage)
+        if durable is not None:
+            self._durable.append(durable)
+        if not self._waiting:
+            self._wait()
+
+    def _wait(self) -> None:
+        assert self._loop is not None
+        self._waiting = True
+        self._loop.call_later(GATHER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._waiting = False
+        if self._fresh or self._entries:
+            self._writer.write([*self._fresh.values(), *self._entries], self._durable)
+            self._fresh, self._entries, self._durable = {}, [], []
+
+    def _committed(self, durable: list[Durable]) -> None:
+        """Called by the writer, on a thread of its own."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop was closed under us
+            self._loop.call_soon_threadsafe(_call_each, durable)
+
+
+def _call_each(durable: list[Durable]) -> None:
+    for call in durable:
+        call()

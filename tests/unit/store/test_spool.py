@@ -1,0 +1,345 @@
+"""Usage between the door and the store: durable in groups, shipped once, whatever happens."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from headgate.ledger.usage import Opened, Progress, UsageRecord
+from headgate.store.database import StoreAway
+from headgate.store.meter import SpoolMeter
+from headgate.store.open import open_database
+from headgate.store.shipping import Shipper
+from headgate.store.spool import Durable, Writer
+from headgate.store.usage import Usage
+
+
+def opened(request: str) -> Opened:
+    return Opened(request, "acme", "key_1", "small", "default", "maas", input_tokens=10)
+
+
+def record(request: str, **values: object) -> UsageRecord:
+    return UsageRecord(request, "acme", "key_1", "small", "default", "maas", **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def usage(tmp_path: Path) -> Iterator[Usage]:
+    database = open_database(f"sqlite:///{tmp_path}/headgate.db")
+    yield Usage(database)
+    database.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "usage"
+
+
+class Commits:
+    def __init__(self) -> None:
+        self.calls = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, durable: list[Durable]) -> None:
+        with self._changed:
+            self.calls += len(durable)
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.calls >= count, timeout=10)
+
+
+def nothing() -> None:
+    return
+
+
+def requests(usage: Usage) -> list[str]:
+    return sorted(one.request for one in usage.records("acme", limit=1_000_000))
+
+
+def test_what_was_written_arrives_once_and_the_files_go(folder: Path, usage: Usage) -> None:
+    writer = Writer(folder, "w1", Commits())
+    writer.start()
+    for i in range(100):
+        writer.write([opened(f"req_{i:03}"), record(f"req_{i:03}")], [])
+    writer.stop()
+    shipper = Shipper(folder, usage)
+    assert shipper.ship() == 100
+    assert shipper.ship() == 0
+    assert requests(usage) == [f"req_{i:03}" for i in range(100)]
+    assert [path.name for path in folder.iterdir()] == ["shipping"]
+
+
+def test_a_live_writer_is_read_as_it_writes_and_keeps_its_files(folder: Path, usage: Usage) -> None:
+    commits = Commits()
+    writer = Writer(folder, "w1", commits)
+    writer.start()
+    shipper = Shipper(folder, usage)
+    for i in range(3):
+        writer.write([record(f"req_{i}")], [nothing])
+        commits.wait_for(i + 1)
+        assert shipper.ship() == 1
+    assert (folder / "w1.lock").exists()
+    writer.stop()
+    shipper.ship()
+    assert requests(usage) == ["req_0", "req_1", "req_2"]
+
+
+def test_segments_follow_each_other_and_carry_what_is_open(folder: Path, usage: Usage) -> None:
+    commits = Commits()
+    writer = Writer(folder, "w1", commits, segment_bytes=4_096)
+    writer.start()
+    shipper = Shipper(folder, usage)
+    writer.write([opened("req_long"), Progress("req_long", 7)], [nothing])
+    for i in range(100):
+        writer.write([record(f"req_{i}")], [nothing])
+    commits.wait_for(101)
+    assert len(list(folder.glob("*.jsonl"))) > 5
+    shipper.ship()
+    assert len(list(folder.glob("*.jsonl"))) == 1
+    # The gateway dies: a shipper that never saw the first segment closes what it had open.
+    os.close(writer._lock)
+    assert Shipper(folder, usage, lambda opened, tokens: 100 * tokens).ship() == 1
+    lost = usage.record("req_long")
+    assert lost is not None
+    assert (lost.outcome, lost.input_tokens, lost.output_tokens) == ("gateway_lost", 10, 7)
+    assert lost.price_nano == 700
+    writer._lock = os.open(os.devnull, os.O_RDONLY)
+    writer._next.touch()
+    writer.stop()
+
+
+def test_a_record_that_came_after_its_opening_closes_it(folder: Path, usage: Usage) -> None:
+    writer = Writer(folder, "w1", Commits(), segment_bytes=4_096)
+    writer.start()
+    for i in range(100):
+        writer.write([opened(f"req_{i}")], [])
+        if i >= 10:
+            writer.write([record(f"req_{i - 10}")], [])
+    writer.stop()
+    Shipper(folder, usage).ship()
+    outcomes = [one.outcome for one in usage.records("acme")]
+    assert (outcomes.count("done"), outcomes.count("gateway_lost")) == (90, 10)
+
+
+def test_a_torn_last_line_and_an_unreadable_one_stop_nothing(folder: Path, usage: Usage) -> None:
+    writer = Writer(folder, "w1", Commits())
+    writer.start()
+    writer.write([record("req_1")], [])
+    writer.stop()
+    [segment] = folder.glob("*.jsonl")
+    lines = segment.read_bytes()
+    torn = lines.replace(b"req_1", b"req_2")[:-20]
+    segment.write_bytes(lines + b'{"entry":"usage"}\n' + lines.replace(b"req_1", b"req_3") + torn)
+    shipper = Shipper(folder, usage)
+    shipper.ship()
+    assert requests(usage) == ["req_1", "req_3"]
+    assert shipper.bad_lines == 1
+    assert b'{"entry":"usage"}' in (folder / "unreadable").read_bytes()
+
+
+def test_while_the_store_is_away_records_wait_and_then_arrive_once(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(folder, "w1", Commits(), segment_bytes=40_000)
+    writer.start()
+    for i in range(5_000):
+        writer.write([opened(f"req_{i}"), record(f"req_{i}")], [])
+    writer.stop()
+    add, dice = usage.add, random.Random(3)
+
+    def unsteady(records: list[UsageRecord], holder: str = "") -> int:
+        if dice.random() < 0.4:
+            raise StoreAway("stopped")
+        added = add(records, holder)
+        if dice.random() < 0.4:
+            raise StoreAway("committed, but the answer was lost")
+        return added
+
+    monkeypatch.setattr(usage, "add", unsteady)
+    shipper = Shipper(folder, usage)
+    for attempt in range(2_000):
+        if attempt % 50 == 0:
+            shipper = Shipper(folder, usage)  # the shipper's process died too
+        try:
+            shipper.ship()
+            break
+        except StoreAway:
+            pass
+    assert len(requests(usage)) == 5_000
+    assert usage.sums(["tenant"])[("acme",)].requests == 5_000
+
+
+def test_two_shippers_never_work_on_one_folder_at_once(folder: Path, usage: Usage) -> None:
+    writer = Writer(folder, "w1", Commits())
+    writer.start()
+    writer.write([record("req_1")], [])
+    writer.stop()
+    second = Shipper(folder, usage)
+    seen: list[int] = []
+
+    class Nested:
+        def add(self, records: list[UsageRecord], holder: str = "") -> int:
+            seen.append(second.ship())
+            return usage.add(records, holder)
+
+    Shipper(folder, Nested()).ship()  # type: ignore[arg-type]
+    assert seen == [0]
+    assert requests(usage) == ["req_1"]
+
+
+def test_a_full_disk_is_told_before_room_for_those_in_flight_is_used_up(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits()
+    writer = Writer(folder, "w1", commits, segment_bytes=100_000)
+    writer.start()
+    assert not writer.full
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_room)
+        patch.setattr("headgate.store.spool.RETRY_S", 0.01)
+        count = 0
+        while not writer.full:  # the second segment was allocated in time, the third is not
+            writer.write([record(f"req_{count:04}")], [nothing])
+            count += 1
+            commits.wait_for(count)
+        for _ in range(100):
+            writer.write([record(f"req_{count:04}")], [nothing])
+            count += 1
+        commits.wait_for(count)  # those in flight are durable all the same
+    for _ in range(1_000):
+        if not writer.full:
+            break
+        time.sleep(0.01)
+    assert not writer.full  # room came back
+    writer.stop()
+    Shipper(folder, usage).ship()
+    assert len(requests(usage)) == count
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_loses_no_record(folder: Path, usage: Usage) -> None:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        commits = Commits()
+        writer = Writer(folder, "w1", commits, segment_bytes=200_000)
+        writer.start()
+        filler = folder / "filler"
+        filler.write_bytes(b"x" * 500_000)
+        count = 0
+        while not writer.full:
+            writer.write([record(f"req_{count:04}")], [nothing])
+            count += 1
+            commits.wait_for(count)
+        for _ in range(100):
+            writer.write([record(f"req_{count:04}")], [nothing])
+            count += 1
+        commits.wait_for(count)
+        filler.unlink()
+        writer.write([record(f"req_{count:04}")], [])
+        writer.stop()
+        Shipper(folder, usage).ship()
+        assert len(requests(usage)) == count + 1
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def run(meter: SpoolMeter, story: Callable[[], None]) -> None:
+    async def tell() -> None:
+        meter.start()
+        story()
+        await asyncio.sleep(0.05)
+        await meter.stop()
+
+    asyncio.run(tell())
+
+
+def test_the_meter_calls_back_on_the_loop_once_for_each_record(folder: Path, usage: Usage) -> None:
+    meter = SpoolMeter(folder, "w1", strict=True)
+    called: list[tuple[int, str]] = []
+
+    def story() -> None:
+        for i in range(50):
+            meter.open(opened(f"req_{i}"))
+            meter.record(
+                record(f"req_{i}"),
+                lambda i=i: called.append((i, threading.current_thread().name)),
+            )
+
+    run(meter, story)
+    assert called == [(i, "MainThread") for i in range(50)]
+    Shipper(folder, usage).ship()
+    assert len(requests(usage)) == 50
+
+
+def test_a_request_that_ends_within_a_millisecond_leaves_one_line(folder: Path) -> None:
+    meter = SpoolMeter(folder, "w1", strict=False)
+
+    def story() -> None:
+        meter.open(opened("req_1"))
+        meter.record(record("req_1"))
+
+    run(meter, story)
+    [segment] = folder.glob("*.jsonl")
+    assert segment.read_bytes().count(b"\n") == 1
+
+
+WRITES_UNTIL_KILLED = """
+import sys, threading
+from pathlib import Path
+from headgate.ledger.usage import UsageRecord
+from headgate.store.spool import Writer
+
+count = 0
+def committed(durable):
+    for number in durable:
+        print(number, flush=True)
+
+writer = Writer(Path(sys.argv[1]), "w1", committed, segment_bytes=20_000)
+writer.start()
+while True:
+    record = UsageRecord(f"req_{count:07}", "acme", "key_1", "small", "default", "maas")
+    writer.write([record], [count])
+    count += 1
+    if count % 100 == 0:
+        threading.Event().wait(0.001)
+"""
+
+
+def test_kill_9_keeps_every_record_that_was_said_to_be_durable(folder: Path, usage: Usage) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITES_UNTIL_KILLED, str(folder)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    shipper = Shipper(folder, usage)
+    told = 0
+    for line in process.stdout:
+        told = int(line)
+        if told == 1_000:
+            shipper.ship()  # ships under way, too
+        if told >= 5_000:
+            break
+    process.send_signal(signal.SIGKILL)
+    told = max([told, *(int(line) for line in process.stdout.read().split(b"\n")[:-1])])
+    process.wait()
+    process.stdout.close()
+    shipper.ship()
+    kept = requests(usage)
+    assert len(kept) > told
+    assert kept == [f"req_{i:07}" for i in range(len(kept))]
