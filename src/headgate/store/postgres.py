@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from headgate.core.errors import InputError
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction
@@ -18,7 +19,7 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 20_000
 # A server that vanished without a word is noticed in seconds, not after TCP's two hours.
-KEEPALIVE = {
+KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,

@@ -114,7 +114,7 @@ class Writer:
                 self._open.pop(entry.request, None)
             elif type(entry) is Opened:
                 self._open[entry.request] = [entry]
-            elif entry.request in self._open:
+            elif type(entry) is Progress and entry.request in self._open:
                 self._open[entry.request][1:] = [entry]
         with self._dirty:
             self._durable += durable

@@ -22,7 +22,7 @@ class Key(msgspec.Struct, frozen=True):
     tenant: str
     hint: str
     label: str
-    admin: bool
+    admin: int  # 1 or 0
     created_s: float
     expires_s: float | None
     revoked_s: float | None
@@ -109,15 +109,12 @@ class Tenants:
                 tenant=tenant,
                 hint=secret[:HINT_LENGTH],
                 label=label,
-                admin=admin,
+                admin=int(admin),
                 created_s=transaction.now_s(),
                 expires_s=expires_s,
                 revoked_s=None,
             )
-            row = msgspec.structs.asdict(key) | {
-                "digest": digest_of(secret).hex(),
-                "admin": int(admin),
-            }
+            row = msgspec.structs.asdict(key) | {"digest": digest_of(secret).hex()}
             del row["revoked_s"]
             transaction.execute("put_key", row)
             transaction.execute("account_changed")
@@ -139,7 +136,7 @@ class Tenants:
             else:
                 _tenant(transaction, tenant)
                 rows = transaction.query("keys_of_tenant", {"tenant": tenant})
-        return [Key(*row[:4], bool(row[4]), *row[5:]) for row in rows]
+        return [Key(*row) for row in rows]
 
     def version(self) -> int:
         """A number that is another after every change."""

@@ -1,0 +1,425 @@
+"""The door's limits: slices of rates and budgets in memory, fetched from the store in groups.
+
+A request that fits the slices this process holds costs no round trip. One that does not waits
+for the next exchange with the store, together with all that lack something then. Exchanges also
+happen four times a second, to give back what is not used and to fetch ahead what soon will be.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.calendar import day_of, days_of
+from headgate.ledger.rates import SLOTS_PER_S, UNBOUNDED, Kind, rates_of
+from headgate.store.database import StoreAway
+from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, RateAsk, Unit
+from headgate.store.slices import HeldBudget, HeldRate, Slice
+
+EXCHANGE_S = 0.25
+ANSWER_S = 2.0  # a store that takes longer counts as away
+SEEN_EVERY_S = 5.0
+FORGET_S = 300.0  # after which the limits of a tenant and model nobody asked for are forgotten
+NANO = 1_000_000_000
+T = TypeVar("T")
+NO_LIMIT = Limit()
+WORDS: dict[Kind, str] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "reserved_input": "reserved input tokens",
+    "reserved_output": "reserved output tokens",
+}
+
+Answers = tuple[list[RateAnswer], list[BudgetAnswer]]
+Asked = tuple[list[tuple[HeldRate, RateAsk]], list[tuple[HeldBudget, BudgetAsk]]]
+
+
+class Held(Reservation):
+    """A reservation that knows which slices it came from."""
+
+    __slots__ = ("budgets", "est_output", "slices")
+
+    def __init__(self, tenant: str, model: str, est_tokens: int, est_output: int) -> None:
+        super().__init__(tenant, model, est_tokens)
+        self.est_output = est_output
+        self.slices: list[tuple[HeldRate, Slice, int]] = []
+        self.budgets: list[tuple[HeldBudget, int]] = []
+
+
+class _Scope:
+    """The rates of one tenant and model."""
+
+    __slots__ = ("last_asked_s", "limit", "rates", "reserved")
+
+    def __init__(self, tenant: str, model: str, limit: Limit) -> None:
+        rates = rates_of(limit)
+        self.limit = limit
+        self.last_asked_s = 0.0
+        self.rates = [
+            HeldRate(tenant, model, kind, rate)
+            for kind, rate in rates.items()
+            if not kind.startswith("reserved")
+        ]
+        self.reserved = [
+            HeldRate(tenant, model, kind, rate)
+            for kind, rate in rates.items()
+            if kind.startswith("reserved")
+        ]
+
+
+class StoreLimits:
+    """Rates and budgets, shared by all gateways of a store."""
+
+    def __init__(
+        self,
+        grants: Grants,
+        holder: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.away = False
+        self.gateways = 1
+        self._grants = grants
+        self._holder = holder
+        self._clock = clock
+        self._monotonic = monotonic
+        self._scopes: dict[tuple[str, str], _Scope] = {}
+        self._budgets: dict[str, tuple[Tenant, int, list[HeldBudget]]] = {}
+        self._past: list[HeldBudget] = []  # of periods that are over, until they are settled
+        self._lacking: dict[HeldRate | HeldBudget, None] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._wake: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._unanswered: tuple[asyncio.Future[Answers], Asked] | None = None
+        self._seen_s = -SEEN_EVERY_S
+        self._threads = ThreadPoolExecutor(1, "limits")
+
+    async def start(self) -> None:
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Give back all that is not used."""
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        for held in self._all():
+            held.let_go(self._monotonic())
+        with contextlib.suppress(StoreAway):
+            await self.exchange()
+            await self._in_thread(lambda: self._grants.leave(self._holder))
+        self._threads.shutdown(wait=False)
+
+    def reserve(
+        self,
+        account: Account,
+        model: str,
+        est_tokens: int,
+        now_s: float,
+        est_output: int = 0,
+        est_price_nano: int = 0,
+    ) -> Reservation | Refusal | None:
+        tenant = account.tenant
+        reservation = Held(tenant.name, model, est_tokens, est_output)
+        if not tenant.limits and not tenant.budgets:
+            return reservation
+        needs: list[tuple[HeldRate, int]] = []
+        scope = self._scope(tenant, model, now_s) if tenant.limits else None
+        if scope is not None:
+            chosen = self._choose(scope, reservation, now_s)
+            if not isinstance(chosen, list):
+                return chosen
+            needs = chosen
+        budgets = self._budgets_of(tenant) if tenant.budgets else []
+        prices = [est_price_nano if held.unit == "money" else est_tokens for held in budgets]
+        lacking = False
+        for budget, amount in zip(budgets, prices, strict=True):
+            if not budget.has(amount):
+                if budget.refuses(amount, now_s):
+                    return _spent(budget)
+                self._lacking[budget] = None
+                lacking = True
+        if lacking:
+            return None
+        for rate, amount in needs:
+            reservation.slices.append((rate, rate.use(amount, now_s), amount))
+            _tell(reservation, rate)
+        for budget, amount in zip(budgets, prices, strict=True):
+            budget.use(amount, now_s)
+            reservation.budgets.append((budget, amount))
+        return reservation
+
+    async def lease(self, account: Account, model: str) -> None:
+        assert self._wake is not None
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        await waiter
+
+    def settle(
+        self,
+        reservation: Reservation,
+        tokens: int,
+        price_nano: int,
+        now_s: float,
+        output_tokens: int = 0,
+    ) -> None:
+        assert isinstance(reservation, Held)
+        used: dict[Kind, int] = {
+            "requests": 1,
+            "tokens": tokens,
+            "reserved_input": tokens - output_tokens,
+            "reserved_output": output_tokens,
+        }
+        for rate, held, amount in reservation.slices:
+            rate.settle(held, amount, used[rate.kind])
+        for budget, amount in reservation.budgets:
+            budget.settle(amount, price_nano if budget.unit == "money" else tokens)
+
+    def _choose(
+        self, scope: _Scope, reservation: Held, now_s: float
+    ) -> list[tuple[HeldRate, int]] | Refusal | None:
+        """The rates the request is to be taken from: reserved throughput before the others."""
+        if scope.reserved:
+            chosen = self._fit(scope.reserved, reservation, now_s)
+            if not isinstance(chosen, Refusal):
+                reservation.reserved = chosen is not None
+                return chosen
+            if scope.limit.overflow == "refuse":
+                return chosen
+        return self._fit(scope.rates, reservation, now_s)
+
+    def _fit(
+        self, rates: list[HeldRate], reservation: Held, now_s: float
+    ) -> list[tuple[HeldRate, int]] | Refusal | None:
+        wanted: dict[Kind, int] = {
+            "requests": 1,
+            "tokens": reservation.est_tokens,
+            "reserved_input": reservation.est_tokens - reservation.est_output,
+            "reserved_output": reservation.est_output,
+        }
+        chosen = []
+        lacking = False
+        for rate in rates:
+            amount = wanted[rate.kind]
+            if not rate.has(amount, now_s):
+                if rate.refuses(amount, now_s):
+                    return _refusal(rate, amount)
+                self._lacking[rate] = None
+                lacking = True
+            chosen.append((rate, amount))
+        return None if lacking else chosen
+
+    def _scope(self, tenant: Tenant, model: str, now_s: float) -> _Scope:
+        limit = tenant.limits.get(model) or tenant.limits.get(ANY_MODEL) or NO_LIMIT
+        scope = self._scopes.get((tenant.name, model))
+        if scope is None or scope.limit is not limit:
+            if scope is not None and scope.limit == limit:
+                scope.limit = limit  # the same after a reload
+            else:
+                scope = self._scopes[tenant.name, model] = _Scope(tenant.name, model, limit)
+        scope.last_asked_s = now_s
+        return scope
+
+    def _budgets_of(self, tenant: Tenant) -> list[HeldBudget]:
+        day = day_of(self._clock())
+        known = self._budgets.get(tenant.name)
+        if known is not None and known[0] is tenant and known[1] == day:
+            return known[2]
+        before = {(held.unit, held.days): held for held in known[2]} if known else {}
+        budgets = []
+        for budget in tenant.budgets:
+            days = days_of(budget.period, day)
+            amounts: dict[Unit, int | None] = {
+                "money": None if budget.money is None else round(budget.money * NANO),
+                "tokens": budget.tokens,
+            }
+            for unit, amount in amounts.items():
+                if amount is not None:
+                    held = before.pop((unit, days), None)
+                    if held is None:
+                        held = HeldBudget(tenant.name, unit, days, amount, budget.period)
+                    held.limit = amount
+                    budgets.append(held)
+        self._past += before.values()
+        self._budgets[tenant.name] = (tenant, day, budgets)
+        return budgets
+
+    async def _run(self) -> None:
+        assert self._wake is not None
+        all_told_s = 0.0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), EXCHANGE_S)
+            self._wake.clear()
+            waiters, self._waiters = self._waiters, []
+            lacking, self._lacking = self._lacking, {}
+            now_s = self._monotonic()
+            if now_s - all_told_s >= EXCHANGE_S:
+                all_told_s = now_s
+                await self.exchange()
+            else:
+                await self.exchange(list(lacking))
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def exchange(self, held: list[HeldRate | HeldBudget] | None = None) -> None:
+        """Tell the store what was used and ask it for what is lacking; all that is held if None."""
+        now_s = self._monotonic()
+        if held is None:
+            self._forget(now_s)
+            held = self._all()
+        asked: Asked = ([], [])
+        for one in held:
+            if one.wants(now_s):
+                if isinstance(one, HeldRate):
+                    asked[0].append((one, one.ask(now_s)))
+                else:
+                    asked[1].append((one, one.ask(now_s)))
+        if now_s - self._seen_s >= SEEN_EVERY_S and self._unanswered is None:
+            self._seen_s = now_s
+            await self._see()
+        if asked[0] or asked[1]:
+            answers = await self._answers(asked)
+            self._learn(asked, answers, now_s)
+
+    async def _answers(self, asked: Asked) -> Answers:
+        rates = [ask for _, ask in asked[0]]
+        budgets = [ask for _, ask in asked[1]]
+        if self._unanswered is not None and not self._heard():
+            return self._alone(asked)
+        answer = self._in_thread(lambda: self._grants.take(self._holder, rates, budgets))
+        await asyncio.wait([answer], timeout=ANSWER_S)
+        if not answer.done():
+            # It may still have been heard: its corrections are sent again only if it was not.
+            self._unanswered = (answer, asked)
+            self.away = True
+            return self._alone(asked)
+        try:
+            answers = answer.result()
+        except StoreAway:
+            self.away = True
+            _restore(asked)
+            return self._alone(asked)
+        self.away = False
+        return answers
+
+    def _heard(self) -> bool:
+        """Whether an exchange that took too long has ended by now."""
+        assert self._unanswered is not None
+        answer, asked = self._unanswered
+        if not answer.done():
+            return False
+        if answer.exception() is not None:
+            _restore(asked)
+        self._unanswered = None
+        return True
+
+    def _alone(self, asked: Asked) -> Answers:
+        slot = int(self._clock() * SLOTS_PER_S)
+        return (
+            [held.answer_alone(ask, slot, self.gateways) for held, ask in asked[0]],
+            [held.answer_alone(ask, self.gateways) for held, ask in asked[1]],
+        )
+
+    def _learn(self, asked: Asked, answers: Answers, asked_s: float) -> None:
+        now_s = self._monotonic()
+        for (rate, rate_ask), rate_answer in zip(asked[0], answers[0], strict=True):
+            rate.learn(rate_ask, rate_answer, asked_s, now_s)
+        for (budget, budget_ask), budget_answer in zip(asked[1], answers[1], strict=True):
+            budget.learn(budget_ask, budget_answer, now_s)
+
+    async def _see(self) -> None:
+        answer = self._in_thread(lambda: self._grants.seen(self._holder))
+        await asyncio.wait([answer], timeout=ANSWER_S)
+        if answer.done() and answer.exception() is None:
+            self.gateways = max(1, answer.result())
+
+    def _in_thread(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _all(self) -> list[HeldRate | HeldBudget]:
+        return [
+            *(rate for scope in self._scopes.values() for rate in (*scope.rates, *scope.reserved)),
+            *(budget for _, _, budgets in self._budgets.values() for budget in budgets),
+            *self._past,
+        ]
+
+    def _forget(self, now_s: float) -> None:
+        stale = [
+            key
+            for key, scope in self._scopes.items()
+            if now_s - scope.last_asked_s > FORGET_S
+            and not any(rate.wants(now_s) for rate in (*scope.rates, *scope.reserved))
+        ]
+        for key in stale:
+            del self._scopes[key]
+        self._past = [held for held in self._past if held.wants(now_s) or held.free]
+
+
+def _restore(asked: Asked) -> None:
+    for rate, rate_ask in asked[0]:
+        rate.restore(rate_ask)
+    for budget, budget_ask in asked[1]:
+        budget.restore(budget_ask)
+
+
+def _tell(reservation: Held, rate: HeldRate) -> None:
+    """Fill in what the answer's headers say of a rate."""
+    remaining = rate.left + rate.slice.free
+    reset_s = 60.0 * (1.0 - min(1.0, remaining / rate.rate.per_min))
+    if rate.kind == "requests":
+        reservation.limit_requests = rate.rate.per_min
+        reservation.remaining_requests = remaining
+        reservation.reset_requests_s = reset_s
+    elif rate.kind == "tokens" and rate.rate.per_min < UNBOUNDED:
+        reservation.limit_tokens = rate.rate.per_min
+        reservation.remaining_tokens = remaining
+        reservation.reset_tokens_s = reset_s
+
+
+def _refusal(rate: HeldRate, amount: int) -> Refusal:
+    given = rate.refused
+    assert given is not None
+    words, per_min = WORDS[rate.kind], rate.rate.per_min
+    again = f"try again in {given.retry_after_s:.2f} s."
+    code = "limit_requests" if rate.kind == "requests" else "limit_tokens"
+    if given.bound == "growth":
+        return Refusal(
+            "limit_growth",
+            f"The load on {rate.model} grows faster than the {rate.rate.growth_per_min:g}-fold a "
+            f"minute that is allowed; {again}",
+            given.retry_after_s,
+        )
+    if given.bound == "size":
+        return Refusal(
+            code,
+            f"This request may use {amount} {words}, more than the {per_min} a minute allowed "
+            f"for {rate.model}; send a shorter prompt or ask for fewer tokens.",
+            given.retry_after_s,
+        )
+    if given.bound == "second":
+        return Refusal(
+            code,
+            f"Over {rate.rate.per_s} {words} in one second for {rate.model}; {again}",
+            given.retry_after_s,
+        )
+    return Refusal(
+        code, f"Over {per_min} {words} a minute for {rate.model}; {again}", given.retry_after_s
+    )
+
+
+def _spent(budget: HeldBudget) -> Refusal:
+    amount = f"{budget.limit / NANO:g}" if budget.unit == "money" else f"{budget.limit} tokens"
+    span = "in all" if budget.period == "total" else f"a {budget.period}"
+    return Refusal(
+        "insufficient_quota",
+        f"The budget of {amount} {span} is spent, or held by requests under way; "
+        "ask whoever runs this gateway for more.",
+    )
