@@ -1,5 +1,6 @@
 """Shapes of a day, and times drawn from them."""
 
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -7,6 +8,11 @@ import numpy as np
 from headgate.sim.demand import Floats, Ints
 
 DAY_S = 86_400.0
+
+
+def numbers(text: str) -> Floats:
+    """A row of figures as a table prints it."""
+    return np.array([float(word) for word in text.split()])
 
 
 def at_hours(profile: Floats, at_s: Floats) -> Floats:
@@ -28,15 +34,28 @@ def times(dice: np.random.Generator, profile: Floats, per_day: float, span_s: fl
     return within
 
 
-def heavy_tailed_shares(tenants: int, sigma: float) -> Floats:
-    """Shares of `tenants`, largest first, at even quantiles of a lognormal; they sum to 1.
+def heavy_tailed_shares(tenants: int, busiest_tenth: float) -> Floats:
+    """Shares of the whole, largest first, of which the busiest tenth of tenants holds this much.
 
-    The largest tenth of many tenants holds Phi(sigma - 1.2816) of the whole.
+    Even quantiles of a lognormal, its sigma found by bisection. A tenth of few tenants may be a
+    part of the first one.
     """
-    quantile = 1.0 - (np.arange(tenants) + 0.5) / tenants
-    level = np.exp(sigma * np.array([NormalDist().inv_cdf(q) for q in quantile]))
+    quantiles = normal_quantiles(tenants)[::-1]
+    tenth = np.clip(tenants / 10 - np.arange(tenants), 0.0, 1.0)
+    low, high = 0.0, 20.0
+    for _ in range(50):
+        sigma = (low + high) / 2
+        level = np.exp(sigma * (quantiles - quantiles[0]))
+        low, high = (sigma, high) if level @ tenth < busiest_tenth * level.sum() else (low, sigma)
     shares: Floats = level / level.sum()
     return shares
+
+
+@lru_cache
+def normal_quantiles(count: int) -> Floats:
+    """The standard normal at `count` even quantiles, rising."""
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((row + 0.5) / count) for row in range(count)])
 
 
 def pick(dice: np.random.Generator, shares: Floats, count: int) -> Ints:
