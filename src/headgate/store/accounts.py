@@ -24,6 +24,7 @@ LOOK_S = 0.25
 KNOWN_FOR_S = 86_400.0  # how long known keys are served while the store is away
 UNKNOWN_FOR_S = 1.0  # a key the store did not know is not asked for again before
 UNKNOWN_AT_MOST = 10_000
+NEVER_S = float("inf")
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -79,11 +80,10 @@ class StoreAccounts:
         known = self._known.get(digest)
         if known is None or not hmac.compare_digest(known.digest, digest):
             return None
-        now_s = self._clock()
-        if now_s >= known.expires_s:
-            return None
-        if self.away and now_s - self._seen_s > self._known_for_s:
-            return None
+        if self.away or known.expires_s != NEVER_S:
+            now_s = self._clock()
+            if now_s >= known.expires_s or (self.away and now_s - self._seen_s > self._known_for_s):
+                return None
         return known.account
 
     async def find(self, key: str) -> Account | None:
@@ -132,7 +132,7 @@ class StoreAccounts:
             key.digest: _Known(
                 key.digest,
                 Account(key.id, tenants[key.tenant], key.admin),
-                float("inf") if key.expires_s is None else key.expires_s,
+                NEVER_S if key.expires_s is None else key.expires_s,
             )
             for key in snapshot.keys
             if key.tenant in tenants

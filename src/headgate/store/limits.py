@@ -10,11 +10,11 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation, Tenant
-from headgate.ledger.calendar import day_of, days_of
-from headgate.ledger.rates import SLOTS_PER_S, UNBOUNDED, Kind, rates_of
+from headgate.ledger.calendar import DAY_S, days_of
+from headgate.ledger.rates import SLOTS_PER_S, Kind, rates_of
 from headgate.store.database import StoreAway
 from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, RateAsk, Unit
 from headgate.store.slices import HeldBudget, HeldRate, Slice
@@ -26,6 +26,8 @@ FORGET_S = 300.0  # after which the limits of a tenant and model nobody asked fo
 NANO = 1_000_000_000
 T = TypeVar("T")
 NO_LIMIT = Limit()
+NO_RATES: list[HeldRate] = []
+NO_BUDGETS: list[HeldBudget] = []
 WORDS: dict[Kind, str] = {
     "requests": "requests",
     "tokens": "tokens",
@@ -38,36 +40,42 @@ Asked = tuple[list[tuple[HeldRate, RateAsk]], list[tuple[HeldBudget, BudgetAsk]]
 
 
 class Held(Reservation):
-    """A reservation that knows which slices it came from."""
+    """A reservation that knows what it was taken from."""
 
-    __slots__ = ("budgets", "est_output", "slices")
+    __slots__ = ("budgets", "est_output", "est_price_nano", "slices")
 
-    def __init__(self, tenant: str, model: str, est_tokens: int, est_output: int) -> None:
+    def __init__(
+        self, tenant: str, model: str, est_tokens: int, est_output: int, est_price_nano: int
+    ) -> None:
         super().__init__(tenant, model, est_tokens)
         self.est_output = est_output
-        self.slices: list[tuple[HeldRate, Slice, int]] = []
-        self.budgets: list[tuple[HeldBudget, int]] = []
+        self.est_price_nano = est_price_nano
+        self.slices: list[tuple[HeldRate, Slice]] = []  # requests need no settling
+        self.budgets: list[HeldBudget] = NO_BUDGETS
+
+    def amount(self, kind: Kind) -> int:
+        """How much of a rate it takes."""
+        if kind == "requests":
+            return 1
+        if kind == "tokens":
+            return self.est_tokens
+        return self.est_output if kind == "reserved_output" else self.est_tokens - self.est_output
 
 
 class _Scope:
     """The rates of one tenant and model."""
 
-    __slots__ = ("last_asked_s", "limit", "rates", "reserved")
+    __slots__ = ("last_asked_s", "limit", "limits", "rates", "reserved")
 
-    def __init__(self, tenant: str, model: str, limit: Limit) -> None:
-        rates = rates_of(limit)
+    def __init__(self, tenant: Tenant, model: str, limit: Limit) -> None:
+        self.limits = tenant.limits
         self.limit = limit
         self.last_asked_s = 0.0
-        self.rates = [
-            HeldRate(tenant, model, kind, rate)
-            for kind, rate in rates.items()
-            if not kind.startswith("reserved")
-        ]
-        self.reserved = [
-            HeldRate(tenant, model, kind, rate)
-            for kind, rate in rates.items()
-            if kind.startswith("reserved")
-        ]
+        self.rates: list[HeldRate] = []
+        self.reserved: list[HeldRate] = []
+        for kind, rate in rates_of(limit).items():
+            kept = self.reserved if kind.startswith("reserved") else self.rates
+            kept.append(HeldRate(tenant.name, model, kind, rate))
 
 
 class StoreLimits:
@@ -88,7 +96,7 @@ class StoreLimits:
         self._clock = clock
         self._monotonic = monotonic
         self._scopes: dict[tuple[str, str], _Scope] = {}
-        self._budgets: dict[str, tuple[Tenant, int, list[HeldBudget]]] = {}
+        self._budgets: dict[str, tuple[Tenant, float, list[HeldBudget]]] = {}
         self._past: list[HeldBudget] = []  # of periods that are over, until they are settled
         self._lacking: dict[HeldRate | HeldBudget, None] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -125,33 +133,38 @@ class StoreLimits:
         est_price_nano: int = 0,
     ) -> Reservation | Refusal | None:
         tenant = account.tenant
-        reservation = Held(tenant.name, model, est_tokens, est_output)
+        reservation = Held(tenant.name, model, est_tokens, est_output, est_price_nano)
         if not tenant.limits and not tenant.budgets:
             return reservation
-        needs: list[tuple[HeldRate, int]] = []
-        scope = self._scope(tenant, model, now_s) if tenant.limits else None
-        if scope is not None:
-            chosen = self._choose(scope, reservation, now_s)
-            if not isinstance(chosen, list):
-                return chosen
-            needs = chosen
-        budgets = self._budgets_of(tenant) if tenant.budgets else []
-        prices = [est_price_nano if held.unit == "money" else est_tokens for held in budgets]
-        lacking = False
-        for budget, amount in zip(budgets, prices, strict=True):
-            if not budget.has(amount):
-                if budget.refuses(amount, now_s):
-                    return _spent(budget)
-                self._lacking[budget] = None
-                lacking = True
-        if lacking:
-            return None
-        for rate, amount in needs:
-            reservation.slices.append((rate, rate.use(amount, now_s), amount))
-            _tell(reservation, rate)
-        for budget, amount in zip(budgets, prices, strict=True):
-            budget.use(amount, now_s)
-            reservation.budgets.append((budget, amount))
+        rates: list[HeldRate] | Refusal | None = NO_RATES
+        if tenant.limits:
+            rates = self._choose(self._scope(tenant, model, now_s), reservation, now_s)
+            if rates is None or type(rates) is Refusal:
+                return rates
+        budgets = self._budgets_of(tenant) if tenant.budgets else NO_BUDGETS
+        for budget in budgets:
+            amount = est_price_nano if budget.is_money else est_tokens
+            if budget.free < amount or not budget.known:
+                return self._lack_money(budgets, reservation, now_s)
+        for rate in cast("list[HeldRate]", rates):
+            held = rate.slice
+            amount = 1 if rate.is_requests else reservation.amount(rate.kind)
+            held.free -= amount
+            held.used += amount
+            held.last_use_s = now_s
+            if rate.is_requests:
+                reservation.limit_requests = rate.per_min
+                remaining = reservation.remaining_requests = rate.left + held.free
+                reservation.reset_requests_s = 60.0 - 60.0 * remaining / rate.per_min
+            else:
+                reservation.slices.append((rate, held))
+                if rate.is_tokens and rate.is_bounded:
+                    reservation.limit_tokens = rate.per_min
+                    remaining = reservation.remaining_tokens = rate.left + held.free
+                    reservation.reset_tokens_s = 60.0 - 60.0 * remaining / rate.per_min
+        for budget in budgets:
+            budget.use(est_price_nano if budget.is_money else est_tokens, now_s)
+        reservation.budgets = budgets
         return reservation
 
     async def lease(self, account: Account, model: str) -> None:
@@ -170,24 +183,26 @@ class StoreLimits:
         output_tokens: int = 0,
     ) -> None:
         assert isinstance(reservation, Held)
-        used: dict[Kind, int] = {
-            "requests": 1,
-            "tokens": tokens,
-            "reserved_input": tokens - output_tokens,
-            "reserved_output": output_tokens,
-        }
-        for rate, held, amount in reservation.slices:
-            rate.settle(held, amount, used[rate.kind])
-        for budget, amount in reservation.budgets:
-            budget.settle(amount, price_nano if budget.unit == "money" else tokens)
+        for rate, held in reservation.slices:
+            if rate.is_tokens:
+                rate.settle(held, reservation.est_tokens, tokens)
+            elif rate.kind == "reserved_output":
+                rate.settle(held, reservation.est_output, output_tokens)
+            else:
+                rate.settle(held, reservation.amount(rate.kind), tokens - output_tokens)
+        for budget in reservation.budgets:
+            if budget.is_money:
+                budget.settle(reservation.est_price_nano, price_nano)
+            else:
+                budget.settle(reservation.est_tokens, tokens)
 
     def _choose(
         self, scope: _Scope, reservation: Held, now_s: float
-    ) -> list[tuple[HeldRate, int]] | Refusal | None:
+    ) -> list[HeldRate] | Refusal | None:
         """The rates the request is to be taken from: reserved throughput before the others."""
         if scope.reserved:
             chosen = self._fit(scope.reserved, reservation, now_s)
-            if not isinstance(chosen, Refusal):
+            if type(chosen) is not Refusal:
                 reservation.reserved = chosen is not None
                 return chosen
             if scope.limit.overflow == "refuse":
@@ -196,42 +211,54 @@ class StoreLimits:
 
     def _fit(
         self, rates: list[HeldRate], reservation: Held, now_s: float
-    ) -> list[tuple[HeldRate, int]] | Refusal | None:
-        wanted: dict[Kind, int] = {
-            "requests": 1,
-            "tokens": reservation.est_tokens,
-            "reserved_input": reservation.est_tokens - reservation.est_output,
-            "reserved_output": reservation.est_output,
-        }
-        chosen = []
-        lacking = False
+    ) -> list[HeldRate] | Refusal | None:
+        """The rates if each has room, the refusal of one that has none, None to ask first."""
         for rate in rates:
-            amount = wanted[rate.kind]
+            held = rate.slice
+            amount = 1 if rate.is_requests else reservation.amount(rate.kind)
+            if (held.free < amount or now_s >= held.ends_s) and amount:
+                break
+        else:
+            return rates
+        for rate in rates:
+            amount = reservation.amount(rate.kind)
             if not rate.has(amount, now_s):
                 if rate.refuses(amount, now_s):
                     return _refusal(rate, amount)
                 self._lacking[rate] = None
-                lacking = True
-            chosen.append((rate, amount))
-        return None if lacking else chosen
+        return None
+
+    def _lack_money(
+        self, budgets: list[HeldBudget], reservation: Held, now_s: float
+    ) -> Refusal | None:
+        for budget in budgets:
+            amount = reservation.est_price_nano if budget.is_money else reservation.est_tokens
+            if not budget.has(amount):
+                if budget.refuses(amount, now_s):
+                    return _spent(budget)
+                self._lacking[budget] = None
+        return None
 
     def _scope(self, tenant: Tenant, model: str, now_s: float) -> _Scope:
-        limit = tenant.limits.get(model) or tenant.limits.get(ANY_MODEL) or NO_LIMIT
         scope = self._scopes.get((tenant.name, model))
-        if scope is None or scope.limit is not limit:
-            if scope is not None and scope.limit == limit:
-                scope.limit = limit  # the same after a reload
-            else:
-                scope = self._scopes[tenant.name, model] = _Scope(tenant.name, model, limit)
+        if scope is None or scope.limits is not tenant.limits:
+            limit = tenant.limits.get(model) or tenant.limits.get(ANY_MODEL) or NO_LIMIT
+            if scope is None or scope.limit != limit:
+                scope = self._scopes[tenant.name, model] = _Scope(tenant, model, limit)
+            scope.limits = tenant.limits  # the same after a reload
         scope.last_asked_s = now_s
         return scope
 
     def _budgets_of(self, tenant: Tenant) -> list[HeldBudget]:
-        day = day_of(self._clock())
         known = self._budgets.get(tenant.name)
-        if known is not None and known[0] is tenant and known[1] == day:
-            return known[2]
-        before = {(held.unit, held.days): held for held in known[2]} if known else {}
+        day = self._clock() // DAY_S
+        if known is None or known[0] is not tenant or known[1] != day:
+            known = (tenant, day, self._budgets_on(tenant, int(day), known[2] if known else []))
+            self._budgets[tenant.name] = known
+        return known[2]
+
+    def _budgets_on(self, tenant: Tenant, day: int, before: list[HeldBudget]) -> list[HeldBudget]:
+        held = {(one.unit, one.days): one for one in before}
         budgets = []
         for budget in tenant.budgets:
             days = days_of(budget.period, day)
@@ -241,13 +268,12 @@ class StoreLimits:
             }
             for unit, amount in amounts.items():
                 if amount is not None:
-                    held = before.pop((unit, days), None)
-                    if held is None:
-                        held = HeldBudget(tenant.name, unit, days, amount, budget.period)
-                    held.limit = amount
-                    budgets.append(held)
-        self._past += before.values()
-        self._budgets[tenant.name] = (tenant, day, budgets)
+                    one = held.pop((unit, days), None)
+                    if one is None:
+                        one = HeldBudget(tenant.name, unit, days, amount, budget.period)
+                    one.limit = amount
+                    budgets.append(one)
+        self._past += held.values()
         return budgets
 
     async def _run(self) -> None:
@@ -368,20 +394,6 @@ def _restore(asked: Asked) -> None:
         rate.restore(rate_ask)
     for budget, budget_ask in asked[1]:
         budget.restore(budget_ask)
-
-
-def _tell(reservation: Held, rate: HeldRate) -> None:
-    """Fill in what the answer's headers say of a rate."""
-    remaining = rate.left + rate.slice.free
-    reset_s = 60.0 * (1.0 - min(1.0, remaining / rate.rate.per_min))
-    if rate.kind == "requests":
-        reservation.limit_requests = rate.rate.per_min
-        reservation.remaining_requests = remaining
-        reservation.reset_requests_s = reset_s
-    elif rate.kind == "tokens" and rate.rate.per_min < UNBOUNDED:
-        reservation.limit_tokens = rate.rate.per_min
-        reservation.remaining_tokens = remaining
-        reservation.reset_tokens_s = reset_s
 
 
 def _refusal(rate: HeldRate, amount: int) -> Refusal:

@@ -5,7 +5,7 @@ All of this happens on the event loop, in memory. `limits.py` carries the asks t
 
 import msgspec
 
-from headgate.ledger.rates import SLICE_SLOTS, SLOTS_PER_S, Grant, Kind, Rate, grant
+from headgate.ledger.rates import SLICE_SLOTS, SLOTS_PER_S, UNBOUNDED, Grant, Kind, Rate, grant
 from headgate.store.grants import NOW, BudgetAnswer, BudgetAsk, RateAnswer, RateAsk, Unit, rebooked
 
 SLICE_S = SLICE_SLOTS / SLOTS_PER_S
@@ -38,6 +38,10 @@ class HeldRate:
         self.model = model
         self.kind = kind
         self.rate = rate
+        self.per_min = rate.per_min
+        self.is_requests = kind == "requests"
+        self.is_tokens = kind == "tokens"
+        self.is_bounded = rate.per_min < UNBOUNDED
         self.slice = NOTHING
         self.left = 0  # of the minute, beyond the slice, when last heard
         self.refused: Grant | None = None
@@ -63,13 +67,6 @@ class HeldRate:
         if refused:
             self._need = self._unmet = 0
         return refused
-
-    def use(self, amount: int, now_s: float) -> Slice:
-        held = self.slice
-        held.free -= amount
-        held.used += amount
-        held.last_use_s = now_s
-        return held
 
     def settle(self, held: Slice, reserved: int, used: int) -> None:
         """Correct what was taken from a slice to what was used in the end."""
@@ -177,6 +174,7 @@ class HeldBudget:
     ) -> None:
         self.tenant = tenant
         self.unit: Unit = unit
+        self.is_money = unit == "money"
         self.days = days
         self.limit = limit
         self.period = period
@@ -186,13 +184,13 @@ class HeldBudget:
         self._last_use_s = 0.0
         self._refused_until_s = 0.0
         self._refused_need = 0
-        self._asked = False
+        self.known = False  # whether the store has been asked once
         self._need = 0
         self._unmet = 0
         self._hold = 0
 
     def has(self, amount: int) -> bool:
-        if self.free >= amount and self._asked:
+        if self.free >= amount and self.known:
             return True
         wanted = max(1, amount)
         self._need = min(self._need, wanted) if self._need else wanted
@@ -243,7 +241,7 @@ class HeldBudget:
         return ask
 
     def learn(self, ask: BudgetAsk, answer: BudgetAnswer, now_s: float) -> None:
-        self._asked = True
+        self.known = True
         self.free += answer.amount
         self.left = answer.left
         if ask.need and ask.unmet and not answer.amount:
