@@ -9,6 +9,7 @@ them. Neither memory nor the copy holds a key, only digests.
 import asyncio
 import contextlib
 import hmac
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from headgate.ledger.accounts import Account
+from headgate.ledger.accounts import Account, Tenant
 from headgate.store.database import StoreAway
 from headgate.store.tenants import Snapshot, Tenants, digest_of
 
+LOG = logging.getLogger(__name__)
 LOOK_S = 0.25
 KNOWN_FOR_S = 86_400.0  # how long known keys are served while the store is away
 UNKNOWN_FOR_S = 1.0  # a key the store did not know is not asked for again before
@@ -45,11 +47,15 @@ class StoreAccounts:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.away = False
+        self.changes = 0  # another number whenever an answer of `lookup` may be another
+        self._tenant_of: dict[str, Tenant] = {}
         self._tenants = tenants
         self._copy = folder / "accounts.json"
         self._known_for_s = known_for_s
         self._clock = clock
         self._version = -1
+        self._wanted = 0  # looks asked for
+        self._begun = 0  # the last of them that a look has begun for
         self._seen_s = 0.0  # when the store was last asked
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
@@ -86,6 +92,10 @@ class StoreAccounts:
                 return None
         return known.account
 
+    def tenant(self, name: str) -> Tenant | None:
+        """A tenant by its name, for work that was accepted on its behalf."""
+        return self._tenant_of.get(name)
+
     async def find(self, key: str) -> Account | None:
         """Ask the store once more for a key; raises StoreAway when it cannot be asked."""
         digest = digest_of(key)
@@ -103,19 +113,28 @@ class StoreAccounts:
         return account
 
     async def refresh(self) -> None:
-        """Be in step with the store now."""
+        """Be in step with what the store says from now on; many who ask at once share a look."""
         assert self._looking is not None
+        self._wanted += 1
+        wanted = self._wanted
         async with self._looking:
+            if self._begun >= wanted:
+                return
+            self._begun = self._wanted
             loop = asyncio.get_running_loop()
             try:
                 snapshot = await loop.run_in_executor(None, self._look)
             except StoreAway:
                 self.away = True
-                return
-            self.away = False
-            self._seen_s = self._clock()
-            if snapshot is not None:
-                self._learn(snapshot)
+            except Exception:
+                LOG.exception("accounts cannot be read")
+                self.away = True
+            else:
+                self.away = False
+                self._seen_s = self._clock()
+                if snapshot is not None:
+                    self._learn(snapshot)
+            self._drop_expired()
 
     def _look(self) -> Snapshot | None:
         """What the store knows, if it has changed."""
@@ -126,7 +145,8 @@ class StoreAccounts:
         return snapshot
 
     def _learn(self, snapshot: Snapshot) -> None:
-        tenants = {tenant.name: tenant for tenant in snapshot.tenants}
+        self._tenant_of = tenants = {tenant.name: tenant for tenant in snapshot.tenants}
+        self.changes += 1
         self._version = snapshot.version
         self._known = {
             key.digest: _Known(
@@ -139,7 +159,22 @@ class StoreAccounts:
         }
         self._unknown.clear()
 
+    def _drop_expired(self) -> None:
+        now_s = self._clock()
+        if self.away and now_s - self._seen_s > self._known_for_s:
+            now_s = NEVER_S
+            self._version = -1  # they are learned anew when the store is back
+        expired = [digest for digest, known in self._known.items() if now_s >= known.expires_s]
+        for digest in expired:
+            del self._known[digest]
+        if expired:
+            self.changes += 1
+
     def _write_copy(self, snapshot: Snapshot) -> None:
+        with contextlib.suppress(OSError):  # served from memory all the same
+            self._write_copy_whole(snapshot)
+
+    def _write_copy_whole(self, snapshot: Snapshot) -> None:
         fresh = self._copy.with_suffix(f".{os.getpid()}")
         with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.encode(snapshot))
@@ -149,7 +184,7 @@ class StoreAccounts:
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
             self._seen_s = self._copy.stat().st_mtime
             self._learn(msgspec.json.decode(self._copy.read_bytes(), type=Snapshot))
-            self._version = -1  # whatever the store says when it is back
+        self._version = -1  # learn whatever the store says when it is back
 
     async def _keep_up(self) -> None:
         while True:

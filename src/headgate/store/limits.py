@@ -7,6 +7,7 @@ happen four times a second, to give back what is not used and to fetch ahead wha
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from headgate.store.database import StoreAway
 from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, RateAsk, Unit
 from headgate.store.slices import HeldBudget, HeldRate, Slice
 
+LOG = logging.getLogger(__name__)
 EXCHANGE_S = 0.25
 ANSWER_S = 2.0  # a store that takes longer counts as away
 SEEN_EVERY_S = 5.0
@@ -286,11 +288,15 @@ class StoreLimits:
             waiters, self._waiters = self._waiters, []
             lacking, self._lacking = self._lacking, {}
             now_s = self._monotonic()
-            if now_s - all_told_s >= EXCHANGE_S:
-                all_told_s = now_s
-                await self.exchange()
-            else:
-                await self.exchange(list(lacking))
+            try:
+                if now_s - all_told_s >= EXCHANGE_S:
+                    all_told_s = now_s
+                    await self.exchange()
+                else:
+                    await self.exchange(list(lacking))
+            except Exception:
+                # Those who wait ask again; nobody is let through by a mistake of ours.
+                LOG.exception("limits cannot be exchanged with the store")
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)

@@ -6,6 +6,7 @@ writer left open is closed with a record of its own.
 """
 
 import fcntl
+import logging
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord, abandone
 from headgate.store.database import StoreAway
 from headgate.store.usage import Usage
 
+LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 RECORDS_PER_COMMIT = 2_000
 REST_S = 0.2  # between looks at the folder
@@ -176,6 +178,9 @@ class ShippingThread:
                 self.away = None
             except StoreAway as away:
                 self.away = away
+            except Exception:
+                # What was not shipped stays in the files, for a version that can.
+                LOG.exception("usage cannot be shipped")
             if last:
                 return
             self._stop.wait(AWAY_S if self.away else REST_S)
