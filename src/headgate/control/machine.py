@@ -90,7 +90,7 @@ class Machine:
         class_ = self.fleet.tenants[fact.tenant].class_
         asking = Asking(
             fact.kind, class_, fact.tenant, self.standings[fact.tenant], fact.at_s, fact.bid,
-            fact.deadline_s, False,
+            np.inf if fact.deadline_s is None else fact.deadline_s, False,
         )  # fmt: skip
         row = self.ground.enlist(
             fact.name,
@@ -101,13 +101,13 @@ class Machine:
             self.policy.rank(asking),
             firm=fact.firm,
             bid=fact.bid,
-            deadline_s=fact.deadline_s,
-            patience_s=fact.patience_s,
+            deadline_s=asking.deadline_s,
+            patience_s=np.inf if fact.patience_s is None else fact.patience_s,
             checkpoint_s=fact.checkpoint_s,
             restart_s=fact.restart_s,
             ref=fact.ref,
         )
-        if fact.patience_s != np.inf:
+        if fact.patience_s is not None:
             heapq.heappush(self.impatient, (fact.at_s + fact.patience_s, row))
 
     def _finished(self, fact: WorkFinished) -> None:

@@ -41,8 +41,8 @@ class WorkSubmitted(msgspec.Struct, frozen=True, gc=False, tag=True):
     checkpoint_s: NotNegative = 0.0  # time between checkpoints; 0: a stop loses nothing
     restart_s: NotNegative = 0.0
     firm: bool = False  # once it runs it cannot be taken back
-    patience_s: NotNegative = float("inf")  # refused when it has waited longer
-    deadline_s: float = float("inf")
+    patience_s: NotNegative | None = None  # refused when it has waited longer; None: never
+    deadline_s: float | None = None
     ref: int = -1
 
 

@@ -38,6 +38,7 @@ class Tables:
         self.levels = np.zeros((levels, levels), np.int8)
         self.exposed = np.zeros((levels, pools), np.int64)
         self.ready = np.zeros((max(1, len(fleet.services)), 2, pools), np.int64)
+        self.tally = np.zeros((classes, 4, 7, pools), np.int64)
         self.flags = np.zeros(k.FLAGS_SIZE, np.float64)
         self.taken = np.zeros(classes + 1, np.int64)
         self.victims = np.zeros(fleet.gpus, np.int32)

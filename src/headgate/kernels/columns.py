@@ -1,6 +1,6 @@
 """All of the round's tables as one argument.
 
-Inside compiled code `Columns` is a plain tuple of arrays and costs nothing. Handing seventeen
+Inside compiled code `Columns` is a plain tuple of arrays and costs nothing. Handing eighteen
 arrays over from Python costs 8 us a call, so they travel in one `Parcel`, which costs 1 us.
 """
 
@@ -26,6 +26,7 @@ class Columns(NamedTuple):
     levels: Any
     exposed: Any
     ready: Any
+    tally: Any
     flags: Any
     taken: Any  # scratch of the search for victims: GPUs taken from each claim
     victims: Any  # scratch: works
@@ -67,6 +68,7 @@ def unpack(parcel: Any) -> Columns:
         parcel.levels,
         parcel.exposed,
         parcel.ready,
+        parcel.tally,
         parcel.flags,
         parcel.taken,
         parcel.victims,

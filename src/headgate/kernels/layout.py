@@ -12,6 +12,7 @@ and of `POOL` a pool. The plain arrays beside them:
 - `may_reclaim[a, b]`: whether level a may take accelerators from level b.
 - `exposed[l, p]`: accelerators that reclaimable work of level l holds in pool p.
 - `ready[v, m, p]`: running replicas of service v in mode m (0 online, 1 batch) in pool p.
+- `tally[c, d, s, p]`: accelerators that works of class c and kind d hold in state s in pool p.
 """
 
 import numpy as np

@@ -56,6 +56,10 @@ def enter(t: Columns, row: int, state: int, now_s: float) -> None:
         work.running_gpu_s += lapse_s * work.gpus
     elif work.state == k.STOPPING:
         work.stopping_gpu_s += lapse_s * work.gpus
+    if k.STARTING <= work.state <= k.STOPPING:
+        t.tally[work.class_, work.kind, work.state, work.pool] -= work.gpus
+    if k.STARTING <= state <= k.STOPPING:
+        t.tally[work.class_, work.kind, state, work.pool] += work.gpus
     work.state = state
     work.since_s = now_s
 

@@ -112,7 +112,8 @@ class Nature:
         nodes = sum(pool.nodes for pool in self.fleet.pools)
         for node, at_s in enumerate([0.0] * nodes if live_s is None else live_s.tolist()):
             self._at(at_s, NODE, UP, node)
-        self._at(self.window_s, WINDOW, CLOSE, 0)
+        # Before anything is asked for, the services know what came in the window before.
+        self._at(0.0, BEGAN, CLOSE, 0)
 
     def _at(self, at_s: float, order: int, what: int, row: int, epoch: int = 0) -> None:
         self.serial += 1
@@ -151,6 +152,8 @@ class Nature:
             self._at(self.now_s + self.window_s, WINDOW, CLOSE, 0)
             if self.traffic is None:
                 return WindowClosed(self.now_s, self.window_s, ())
+            if self.now_s == 0.0:
+                return self.traffic.before(self.now_s)
             return self.traffic.close(self.now_s, machine)
         if what == UP:
             self._fail_later(row)
@@ -167,9 +170,12 @@ class Nature:
             shape = self.fleet.shapes[machine.ground.shape_of[wish.work]]
             run.epoch += 1
             run.gpus = shape.gpus[wish.pool]
+            run.lost_gpu_s = 0.0
             fixed = wish.ref < 0 or self.truth.fixed_term[wish.ref]
             run.speed = 1.0 if fixed else shape.speed[wish.pool]
-            self._at(self.now_s + shape.start_s[wish.pool], BEGAN, START, wish.work, run.epoch)
+            # The story begins in full swing: what starts at 0 has been running.
+            start_s = shape.start_s[wish.pool] if self.now_s > 0.0 else 0.0
+            self._at(self.now_s + start_s, BEGAN, START, wish.work, run.epoch)
         elif isinstance(wish, StopWork):
             self._interrupt(wish.work, self.stop_s)
 
@@ -190,7 +196,6 @@ class Nature:
         """Stop a work's progress now; it gives its accelerators back `after_s` later."""
         run = self.runs[row]
         run.epoch += 1
-        run.lost_gpu_s = 0.0
         if run.ref >= 0 and not math.isnan(run.since_s):
             ran_s = self.now_s - run.since_s
             kept_s = self._kept_s(run, ran_s)
@@ -217,7 +222,7 @@ class Nature:
         nodes, gpus = machine.ground.tables.nodes, machine.ground.tables.gpus
         first, size = int(nodes[node]["first"]), int(nodes[node]["size"])
         for row in np.unique(gpus["owner"][first : first + size]).tolist():
-            if row >= 0 and not machine.ground.stopping(row):
+            if row >= 0:
                 self._interrupt(row, 0.0)
         self._at(self.now_s + self.failures.repair_s, NODE, UP, node)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from headgate.control.machine import Machine
 from headgate.core.facts import ServiceWindow, WindowClosed
-from headgate.core.tables import Floats
+from headgate.core.tables import Floats, Ints
 from headgate.kernels.fluid import fluid_windows
 
 
@@ -30,13 +30,23 @@ class Traffic:
         self.queued = np.zeros(services)
         self.out = np.zeros((services, 4))
         self.speeds: Floats | None = None
+        self.ready: Ints = np.zeros((0, 2, 0), np.int64)  # [service, mode, pool] that served the last window
+
+    def before(self, at_s: float) -> WindowClosed:
+        """The window before the story: as busy as its first, and served in full."""
+        first = self.arrived[0].tolist()
+        return WindowClosed(
+            at_s,
+            self.window_s,
+            tuple(ServiceWindow(tokens, tokens, tokens, 0.0, 0.0, 0.0) for tokens in first),
+        )
 
     def close(self, at_s: float, machine: Machine) -> WindowClosed:
         """Serve one window with the replicas that run at its end."""
         if self.speeds is None:
             shapes = machine.fleet.shapes
             self.speeds = np.array([shapes[s.shape].speed for s in machine.fleet.services])
-        ready = machine.ground.tables.ready
+        ready = self.ready = machine.ground.tables.ready.copy()
         online = (ready[:, 0] * self.speeds).sum(axis=1)
         batch = (ready[:, 1] * self.speeds).sum(axis=1) * self.window_s
         arrived = self.arrived[min(self.window, len(self.arrived) - 1)]

@@ -1,0 +1,109 @@
+"""Config files: TOML into typed records, and every mistake in one sentence."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from headgate.core.errors import InputError
+
+T = TypeVar("T")
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """Read a TOML file as `kind`.
+
+    Raises InputError that names file, field, value and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give the path of a TOML file."
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; give a TOML file.") from None
+    return parse(text, kind, path.name)
+
+
+def parse(text: str, kind: type[T], name: str) -> T:
+    """Read TOML text as `kind`; `name` stands for the file in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name} is not valid TOML: {error}; mend that line.") from None
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{name}: {_sentence(str(error), raw, kind)}") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _sentence(message: str, raw: Any, kind: Any) -> str:
+    """msgspec's message, with the field's path first and the value that stood there."""
+    what, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    unknown = re.match(r"Object contains unknown field `(.*)`", what)
+    if unknown:
+        field = f"{path}.{unknown[1]}" if path else unknown[1]
+        allowed = ", ".join(_fields(kind, path)) or "none"
+        return f"{field} is not known; allowed there are {allowed}; remove it or mend its name."
+    missing = re.match(r"Object missing required field `(.*)`", what)
+    if missing:
+        field = f"{path}.{missing[1]}" if path else missing[1]
+        return f"{field} is missing; give it."
+    value = _value(raw, path)
+    what = what[0].lower() + what[1:]
+    return f"{path} is {value!r}; {what}; mend it." if path else f"{what}; mend it."
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in re.split(r"[.\[\]]+", path) if step]
+
+
+def _value(raw: Any, path: str) -> Any:
+    """What the file says at a path such as `pools[0].nodes`."""
+    for step in _steps(path):
+        try:
+            raw = raw[int(step)] if isinstance(raw, list) else raw[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return "..."
+    return raw
+
+
+def _fields(kind: Any, path: str) -> list[str]:
+    """The names allowed in the record that stands at a path."""
+    info = msgspec.inspect.type_info(kind)
+    for step in _steps(path):
+        info = _inside(info, step)
+    if isinstance(info, msgspec.inspect.StructType):
+        return [field.encode_name for field in info.fields]
+    return []
+
+
+def _inside(info: Any, step: str) -> Any:
+    """The type one step further down: a field, an element or a value."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        structs = [kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)]
+        info = structs[0]
+    if isinstance(info, msgspec.inspect.StructType):
+        for field in info.fields:
+            if field.encode_name == step:
+                return _plain(field.type)
+        return None
+    if isinstance(info, msgspec.inspect.DictType):
+        return _plain(info.value_type)
+    return _plain(getattr(info, "item_type", None))
+
+
+def _plain(info: Any) -> Any:
+    """Without the constraints and options around it."""
+    while isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    if isinstance(info, msgspec.inspect.UnionType):
+        real = [kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)]
+        return _plain(real[0]) if real else None
+    return info

@@ -1,0 +1,163 @@
+"""Policies side by side on one story: each in a process of its own, the same seed and demand."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headgate.control.factlog import LogWriter
+from headgate.control.machine import Machine
+from headgate.sim.driver import Watcher
+from headgate.sim.nature import Nature
+from headgate.sim.policies import make
+from headgate.sim.record import Recorder
+from headgate.sim.results import Figures
+from headgate.sim.story import Story
+from headgate.sim.traffic import Objectives, Traffic
+
+Told = Callable[[str, float], None]  # (policy, share of the span simulated)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run, apart from what."""
+
+    seed: int = 0
+    log_dir: Path | None = None  # where to write each policy's fact log
+
+
+def run_policy(
+    name: str,
+    story: Story,
+    settings: Settings,
+    told: Told | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Simulate one policy; its figures, and `partial` when it was stopped before the end."""
+    began_s = time.perf_counter()
+    scenario = story.scenario
+    machine = Machine(story.fleet, make(name, story), dict(scenario.order.standing))
+    truth = story.submitted()
+    traffic = None
+    if story.fleet.services:
+        objectives = Objectives(
+            np.array([part.wait_s for part in scenario.services]),
+            np.array([part.patience_s for part in scenario.services]),
+        )
+        traffic = Traffic(scenario.window_s, story.arrived, objectives)
+    nature = Nature(
+        story.fleet, iter(story.facts), truth,
+        until_s=scenario.span_s, seed=settings.seed, live_s=story.live_s,
+        failures=story.failures, traffic=traffic, window_s=scenario.window_s,
+        stop_s=scenario.stop_s,
+    )  # fmt: skip
+    windows = round(scenario.span_s / scenario.window_s)
+    record = Recorder(machine, traffic, windows)
+    log = _log(name, story, machine, settings)
+    watchers: tuple[Watcher, ...] = (record,) if log is None else (record, log)
+    counts = {"facts": 0, "wishes": 0}
+
+    def play() -> None:
+        while (fact := nature.next(machine)) is not None:
+            wishes = machine.handle(fact)
+            for wish in wishes:
+                nature.obey(wish, machine)
+            for watch in watchers:
+                watch(fact, wishes)
+            counts["facts"] += 1
+            counts["wishes"] += len(wishes)
+            if told is not None and record.count % 60 == 0 and record.count:
+                told(name, record.count / windows)
+            if stopped():
+                return
+
+    play()
+    until_s = scenario.span_s if record.count == windows else machine.now_s
+    nature.until_s = until_s
+    nature.settle()
+    if log is not None:
+        log.close()
+    result = Figures(story, machine, truth, record, until_s).all()
+    result |= counts
+    result["wall_s"] = time.perf_counter() - began_s
+    result["partial"] = record.count < windows
+    result["simulated_s"] = until_s
+    return result
+
+
+def _log(name: str, story: Story, machine: Machine, settings: Settings) -> LogWriter | None:
+    if settings.log_dir is None:
+        return None
+    settings.log_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.log_dir / f"{name.replace('/', '_').replace(':', '_')}.jsonl"
+    return LogWriter(path.open("wb"), story.fleet, name, story.scenario.order.preset, machine)
+
+
+def _child(name: str, story: Story, settings: Settings, progress: Any, stop: Any) -> dict[str, Any]:
+    """What a worker process runs; the parent alone answers Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    last = [0.0]
+
+    def told(policy: str, share: float) -> None:
+        if share != last[0]:
+            last[0] = share
+            progress[policy] = share
+
+    checked = [0]
+
+    def stopped() -> bool:
+        checked[0] += 1
+        return checked[0] % 2048 == 0 and bool(stop.is_set())
+
+    return run_policy(name, story, settings, told, stopped)
+
+
+def run_policies(
+    names: tuple[str, ...],
+    story: Story,
+    settings: Settings,
+    told: Told | None = None,
+    workers: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Simulate every policy; on Ctrl-C, what they have got to by then, marked partial."""
+    workers = min(workers or os.cpu_count() or 1, len(names))
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        assert isinstance(manager, SyncManager)
+        progress, stop = manager.dict(), manager.Event()
+        with ProcessPoolExecutor(workers, mp_context=context) as executor:
+            futures: dict[str, Future[dict[str, Any]]] = {
+                name: executor.submit(_child, name, story, settings, progress, stop)
+                for name in names
+            }
+            try:
+                _watch(futures, progress, told)
+            except KeyboardInterrupt:
+                stop.set()
+                for future in futures.values():
+                    future.cancel()
+            return {
+                name: future.result() for name, future in futures.items() if not future.cancelled()
+            }
+
+
+def _watch(futures: dict[str, Future[dict[str, Any]]], progress: Any, told: Told | None) -> None:
+    while not all(future.done() for future in futures.values()):
+        time.sleep(0.1)
+        for future in futures.values():
+            if future.done() and future.exception() is not None:
+                future.result()
+        if told is not None:
+            for name, share in dict(progress).items():
+                told(name, share)
+    if told is not None:
+        for name in futures:
+            told(name, 1.0)
