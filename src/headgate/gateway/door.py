@@ -171,15 +171,10 @@ class Door:
 
     # From connections.
 
-    def preview(self, exchange: Exchange) -> None:
-        """Look at a request's head before its body is read."""
-        path = exchange.path
-        if path.startswith(RELAYED):
+    def preview(self, exchange: Exchange, size: int) -> None:
+        """Look at a request's head before a body of more than a few kilobytes is read."""
+        if exchange.path.startswith(RELAYED):
             exchange.body_max = max(self.body_max, FILE_BODY_MAX)
-        length = exchange.headers.get(b"content-length")
-        if length is None:
-            return
-        size = int(length)
         if size > exchange.body_max:
             raise Problem(413, None, f"The request's body is over {exchange.body_max} bytes.")
         if size > 65_536 and INTERNAL not in exchange.headers:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -64,10 +65,10 @@ class Engine:
 
     def free_link(self) -> "Link | None":
         """A connection that is ready, the one used last first."""
-        now_s = self.loop.time()
+        now_s = monotonic()
         while self.idle:
             link = self.idle.pop()
-            if link.transport is not None and not link.transport.is_closing():
+            if link.transport is not None:
                 if now_s - link.idle_since_s < LINK_IDLE_S:
                     return link
                 link.transport.close()
@@ -101,10 +102,10 @@ class Link(asyncio.Protocol):
 
     __slots__ = (
         "_answer_over",
-        "_content_type",
+        "_headers",
+        "_held",
         "_parser",
         "_parts",
-        "_retry_after",
         "_status",
         "_until_close",
         "deadline_s",
@@ -112,6 +113,7 @@ class Link(asyncio.Protocol):
         "exchange",
         "idle_since_s",
         "keep",
+        "on_header",
         "transport",
         "used",
         "watched_tick",
@@ -128,11 +130,12 @@ class Link(asyncio.Protocol):
         self.idle_since_s = 0.0
         self.used = False  # it has served before: the engine may have closed it meanwhile
         self.keep = True
+        self._headers: dict[bytes, bytes] = {}
+        self.on_header = self._headers.setdefault
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
+        self._held = False
         self._status = 0
-        self._content_type = b""
-        self._retry_after = b""
         self._answer_over = False
         self._until_close = False
 
@@ -173,7 +176,7 @@ class Link(asyncio.Protocol):
         if self._answer_over:
             self._finish(exchange)
         elif self._parts and self._status >= 200 and exchange.streams:
-            self.deadline_s = self.engine.loop.time() + self.engine.terms.silence_timeout_s
+            self.deadline_s = monotonic() + self.engine.terms.silence_timeout_s
             exchange.more(self._take_parts())
 
     def expire(self) -> None:
@@ -186,29 +189,22 @@ class Link(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._status = 0
-        self._content_type = b""
-        self._retry_after = b""
-        self._until_close = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        size = len(name)
-        if size == 12:
-            if name.lower() == b"content-type":
-                self._content_type = value
-        elif size == 14:
-            if name.lower() == b"content-length":
-                self._until_close = False
-        elif size == 17:
-            if name.lower() == b"transfer-encoding":
-                self._until_close = False
-        elif size == 11 and name.lower() == b"retry-after":
-            self._retry_after = value
+        self._headers.clear()
+        self._until_close = False
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        self._status = status
-        if status >= 200 and self.exchange is not None:
-            self.exchange.answer_begins(status, self._content_type, self._retry_after)
+        status = self._status = self._parser.get_status_code()
+        exchange = self.exchange
+        if status < 200 or exchange is None:
+            return
+        headers = self._headers
+        kind = headers.get(b"content-type") or headers.get(b"Content-Type")
+        sized = b"content-length" in headers or b"Content-Length" in headers
+        if kind is None or not sized:
+            lower = {name.lower(): value for name, value in headers.items()}
+            kind = lower.get(b"content-type", b"")
+            self._until_close = not (b"content-length" in lower or b"transfer-encoding" in lower)
+        exchange.answer_begins(status, kind)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -226,8 +222,9 @@ class Link(asyncio.Protocol):
         self.exchange = exchange
         self._status = 0
         self._answer_over = False
-        self.deadline_s = self.engine.loop.time() + self.engine.terms.answer_timeout_s
-        self.wheel.watch(self)
+        self.deadline_s = monotonic() + self.engine.terms.answer_timeout_s
+        if not self.watched_tick:
+            self.wheel.watch(self)
         self.transport.write(request)
 
     def answered(self) -> bool:
@@ -235,14 +232,16 @@ class Link(asyncio.Protocol):
         return self._status != 0
 
     def hold(self) -> None:
-        if self.transport is not None and self.transport.is_reading():
+        if self.transport is not None and not self._held:
+            self._held = True
             self.transport.pause_reading()
             self.deadline_s = NEVER  # it is the client that is slow
 
     def go_on(self) -> None:
-        if self.transport is not None and not self.transport.is_reading():
+        if self.transport is not None and self._held:
+            self._held = False
             self.transport.resume_reading()
-            self.deadline_s = self.engine.loop.time() + self.engine.terms.silence_timeout_s
+            self.deadline_s = monotonic() + self.engine.terms.silence_timeout_s
             self.wheel.watch(self)
 
     def drop(self) -> None:
@@ -259,10 +258,11 @@ class Link(asyncio.Protocol):
         engine = self.engine
         parts = self._take_parts()
         assert self.transport is not None
-        if not self.transport.is_reading():
+        if self._held:
+            self._held = False
             self.transport.resume_reading()
         if self.keep and not engine.draining and len(engine.idle) < IDLE_LINKS_MAX:
-            self.idle_since_s = engine.loop.time()
+            self.idle_since_s = monotonic()
             engine.idle.append(self)
         else:
             self.transport.close()

@@ -9,9 +9,10 @@
 """
 
 import time
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from headgate.gateway import stream
+from headgate.gateway import heads, stream
 from headgate.gateway.errors import Problem
 from headgate.ledger.prices import price_nano
 from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
@@ -81,8 +82,8 @@ class Exchange:
     def __init__(self, front: "Front") -> None:
         self.front: Front | None = front
         self.door: Door = front.door
-        self.began_s = time.monotonic()  # the clock the loop runs on, read finer
-        self.headers: dict[bytes, bytes] = {}
+        self.began_s = monotonic()  # the clock the loop runs on, read finer
+        self.headers: dict[bytes, bytes]  # names in lower case
         self.parts: list[bytes] = []
         self.method = b""
         self.path = b""
@@ -127,7 +128,7 @@ class Exchange:
         self.engine = engine
         self.state = SENT
         self.attempts += 1
-        self.queued_s = time.monotonic() - self.began_s
+        self.queued_s = monotonic() - self.began_s
         if self.front is not None:
             self.front.deadline_s = door.never
         link = engine.free_link()
@@ -174,9 +175,9 @@ class Exchange:
 
     # 5. The engine's answer, told by the link.
 
-    def answer_begins(self, status: int, content_type: bytes, retry_after: bytes) -> None:
+    def answer_begins(self, status: int, content_type: bytes) -> None:
         self.status = status
-        self.first_byte_s = time.monotonic() - self.began_s
+        self.first_byte_s = monotonic() - self.began_s
         if self.relay:
             self.streams = True
             self.last_usage = content_type  # a relay has no usage; it only passes the type on
@@ -346,9 +347,13 @@ class Exchange:
 
     def _whole_answer(self, data: bytes) -> None:
         tokens = stream.usage_of(data)
-        if self.lane.names_tier:
-            data = stream.with_tier(data, self.lane.tier_bytes)
-        head = self.door.head(200, data, self)
+        lane = self.lane
+        if lane.names_tier:
+            if data.startswith(b'{"') and b'"service_tier"' not in data:
+                data = lane.tier_first + data[1:]
+            else:
+                data = stream.with_tier(data, lane.tier_bytes)
+        head = heads.answer(len(data), self, self.door.date())
         self._record("done", 200, head + data, tokens)
 
     def _stream_over(self) -> None:
@@ -387,7 +392,7 @@ class Exchange:
             tokens, counted = self._tokens_delivered(outcome)
         fed, cached, made = tokens
         price = price_nano(lane.tariff, fed, cached, made) if fed or made else 0
-        now_s = time.monotonic()
+        now_s = monotonic()
         if self.reservation is not None:
             door.limits.settle(self.reservation, fed + made, price, now_s, made)
             self.reservation = None

@@ -1,12 +1,14 @@
 """A client's connection: HTTP/1.1 in, one exchange after the other, answers out.
 
 Framing stands on llhttp in its strict mode; what it lets through and a proxy must not (transfer
-codings beside chunked, twice-named headers, chunked bodies in HTTP/1.0) is refused here.
+codings beside chunked, chunked bodies in HTTP/1.0) is refused here. No header of a client is ever
+copied to an engine: its request is written anew.
 """
 
 import asyncio
 import socket
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 PIPELINED_MAX = 16
 HEADERS_MAX = 100
 HIGH_WATER_BYTES = 256 * 1024
-ONCE = frozenset((b"authorization", b"host", b"content-length", b"transfer-encoding"))
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -39,6 +40,7 @@ class Front(asyncio.Protocol):
         "closing",
         "deadline_s",
         "door",
+        "on_header",
         "paused",
         "pending",
         "transport",
@@ -54,9 +56,11 @@ class Front(asyncio.Protocol):
         self.closing = False
         self.deadline_s = NEVER
         self.watched_tick = 0
+        # The parser puts headers straight into a dict; the first of a name is the one that counts.
+        self._headers: dict[bytes, bytes] = {}
+        self.on_header = self._headers.setdefault
         self._parser = httptools.HttpRequestParser(self)
         self._reading: Exchange | None = None
-        self._headers = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._url = b""
@@ -144,8 +148,7 @@ class Front(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url = b""
-        self._headers = 0
-        self._head_bytes = 0
+        self._headers.clear()
         self._body_bytes = 0
         self._reading = Exchange(self)
 
@@ -154,27 +157,32 @@ class Front(asyncio.Protocol):
         if len(self._url) > 8192:
             raise Problem(414, None, "The request's URL is too long.")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        reading = self._reading
-        assert reading is not None
-        headers = reading.headers
-        if name in headers and name in ONCE:
-            raise Problem(400, None, f"The header {name.decode('latin-1')} is given twice.")
-        headers[name] = value
-        self._headers += 1
-        self._head_bytes += len(name) + len(value)
-        if self._headers > HEADERS_MAX or self._head_bytes > 2 * self.door.header_max:
-            raise Problem(431, None, "The request's headers are too many or too large.")
-
     def on_headers_complete(self) -> None:
         reading = self._reading
         assert reading is not None
+        given = self._headers
+        headers = reading.headers = {name.lower(): value for name, value in given.items()}
+        if len(given) > HEADERS_MAX or sum(map(len, given.values())) > self.door.header_max:
+            raise Problem(431, None, "The request's headers are too many or too large.")
+        self._head_bytes = 0
         reading.head_read = True
-        reading.method = self._parser.get_method()
-        reading.path, _, reading.query = self._url.partition(b"?")
         parser = self._parser
-        version = parser.get_http_version()
+        reading.method = parser.get_method()
+        reading.path = self._url
+        if b"?" in self._url:
+            reading.path, _, reading.query = self._url.partition(b"?")
+        if b"transfer-encoding" in headers or parser.get_http_version() != "1.1":
+            self._check_version(reading)
+        elif b"host" not in headers:
+            raise Problem(400, None, "A request in HTTP/1.1 must have a host header.")
+        length = headers.get(b"content-length")
+        if length is not None and len(length) > 4:
+            self.door.preview(reading, int(length))
+        if b"expect" in headers and self.active is None and self.transport is not None:
+            self.transport.write(CONTINUE)
+
+    def _check_version(self, reading: Exchange) -> None:
+        version = self._parser.get_http_version()
         coding = reading.headers.get(b"transfer-encoding")
         if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
             raise Problem(400, None, "The only transfer coding taken is chunked, in HTTP/1.1.")
@@ -184,9 +192,8 @@ class Front(asyncio.Protocol):
             raise Problem(505, None, "Only HTTP/1.1 and 1.0 are spoken here.")
         elif b"host" not in reading.headers:
             raise Problem(400, None, "A request in HTTP/1.1 must have a host header.")
-        self.door.preview(reading)
-        if b"expect" in reading.headers and self.active is None and self.transport is not None:
-            self.transport.write(CONTINUE)
+        if reading.path.startswith(b"/v1/files"):
+            self.door.preview(reading, 0)
 
     def on_body(self, body: bytes) -> None:
         reading = self._reading
@@ -263,8 +270,9 @@ class Front(asyncio.Protocol):
         self.transport.close()
 
     def _wait(self, seconds: float) -> None:
-        self.deadline_s = self.door.loop.time() + seconds
-        self.door.wheel.watch(self)
+        self.deadline_s = monotonic() + seconds
+        if not self.watched_tick:
+            self.door.wheel.watch(self)
 
     def _wait_once(self, reading: Exchange, seconds: float) -> None:
         """Bound a request's arrival from its first byte, so that a trickle does not extend it."""

@@ -9,6 +9,21 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Reservation
 
 
+def answer(length: int, exchange: "Exchange", date: bytes) -> bytes:
+    """Headers of a good answer, which most are."""
+    keep = exchange.keep_alive and exchange.chunked_out
+    return (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n"
+        b"%b%bcontent-length: %d\r\n\r\n"
+    ) % (
+        date,
+        exchange.id.encode(),
+        limits(exchange.reservation),
+        b"" if keep else b"connection: close\r\n",
+        length,
+    )
+
+
 def whole(
     status: int,
     length: int,
@@ -64,7 +79,7 @@ def streamed(
 
 def limits(reservation: "Reservation | None") -> bytes:
     """The x-ratelimit headers; nothing where there is no limit."""
-    if reservation is None:
+    if reservation is None or reservation.limit_requests < 0 > reservation.limit_tokens:
         return b""
     lines = b""
     if reservation.limit_requests >= 0:

@@ -61,6 +61,7 @@ class Lane:
         "tenant",
         "tier",
         "tier_bytes",
+        "tier_first",
         "weight",
     )
 
@@ -85,6 +86,7 @@ class Lane:
         self.names_tier = path in NAMES_TIER
         self.tier = tier
         self.tier_bytes = tier.encode()
+        self.tier_first = b'{"service_tier":"%b",' % self.tier_bytes
         self.level = level
         self.patience_s = patience_s
         self.tariff = tariff

@@ -21,10 +21,6 @@ class Histogram:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.sum_s = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        self.sum_s += seconds
-
     def samples(self, name: str, labels: str, into: Samples) -> None:
         below = 0
         for bound, count in zip((*BOUNDS_S, "+Inf"), self.counts, strict=True):
@@ -61,9 +57,13 @@ class Stats:
         self.cached += cached
         self.made += made
         if outcome == "done":
-            self.queued.add(exchange.queued_s)
-            self.first.add(exchange.first_byte_s)
-            self.took.add(now_s - exchange.began_s)
+            for histogram, seconds in (
+                (self.queued, exchange.queued_s),
+                (self.first, exchange.first_byte_s),
+                (self.took, now_s - exchange.began_s),
+            ):
+                histogram.counts[bisect_left(BOUNDS_S, seconds)] += 1
+                histogram.sum_s += seconds
 
     def samples(self, into: Samples) -> None:
         for outcome, count in self.outcomes.items():
