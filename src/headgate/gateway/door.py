@@ -219,12 +219,24 @@ class Door:
         if INTERNAL in exchange.headers:
             self._enter(exchange, self._internal(exchange))
             return
+        front = exchange.front
+        assert front is not None
+        held = front.authorized
+        if (
+            held is not None
+            and held[1] == self.accounts.changes
+            and held[0] == exchange.headers.get(b"authorization")
+        ):
+            self._enter(exchange, held[2])
+            return
         key = self._key(exchange)
         account = self.accounts.lookup(key)
         if account is None:
             self.spawn(self._find(exchange, key))
-        else:
-            self._enter(exchange, account)
+            return
+        given = exchange.headers[b"authorization"]
+        front.authorized = (given, self.accounts.changes, account)
+        self._enter(exchange, account)
 
     async def _find(self, exchange: Exchange, key: str) -> None:
         try:
@@ -255,8 +267,7 @@ class Door:
         exchange.order = headers.get(b"x-headgate-order", b"").decode("latin-1")
         known = self.tenants.get(tenant)
         if known is None:
-            asked = getattr(self.accounts, "tenant", None)
-            known = asked(tenant) if asked is not None else None
+            known = self.accounts.tenant(tenant)
         return Account(key=key, tenant=known or Tenant(tenant, class_=self.config.classes[-1].name))
 
     def _enter(self, exchange: Exchange, account: Account) -> None:

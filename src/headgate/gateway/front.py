@@ -19,6 +19,7 @@ from headgate.gateway.wheel import NEVER
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
+    from headgate.ledger.accounts import Account
 
 PIPELINED_MAX = 16
 HEADERS_MAX = 100
@@ -37,6 +38,7 @@ class Front(asyncio.Protocol):
         "_reading",
         "_url",
         "active",
+        "authorized",
         "closing",
         "deadline_s",
         "door",
@@ -52,6 +54,7 @@ class Front(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.active: Exchange | None = None
         self.pending: deque[Exchange] = deque()
+        self.authorized: tuple[bytes, int, Account] | None = None  # its last request's
         self.paused = False
         self.closing = False
         self.deadline_s = NEVER

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 
-from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation
+from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation, Tenant
 from headgate.ledger.usage import Opened, UsageRecord
 
 NO_LIMIT = Limit()
@@ -18,18 +18,27 @@ class MemoryAccounts:
     """Keys held as digests; nothing is ever fetched."""
 
     def __init__(self, keys: Iterable[tuple[str, Account]] = ()) -> None:
+        self.changes = 0
         self._by_digest: dict[bytes, Account] = {}
         for key, account in keys:
             self.add(key, account)
 
     def add(self, key: str, account: Account) -> None:
         self._by_digest[hashlib.sha256(key.encode()).digest()] = account
+        self.changes += 1
 
     def revoke(self, key: str) -> None:
         self._by_digest.pop(hashlib.sha256(key.encode()).digest(), None)
+        self.changes += 1
 
     def lookup(self, key: str) -> Account | None:
         return self._by_digest.get(hashlib.sha256(key.encode("utf-8", "replace")).digest())
+
+    def tenant(self, name: str) -> Tenant | None:
+        for account in self._by_digest.values():
+            if account.tenant.name == name:
+                return account.tenant
+        return None
 
     async def find(self, key: str) -> Account | None:
         return self.lookup(key)

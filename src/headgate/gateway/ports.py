@@ -8,15 +8,21 @@ must answer from memory in microseconds. Implementations fetch, lease and flush 
 from collections.abc import Callable
 from typing import Protocol
 
-from headgate.ledger.accounts import Account, Refusal, Reservation
+from headgate.ledger.accounts import Account, Refusal, Reservation, Tenant
 from headgate.ledger.usage import Opened, UsageRecord
 
 
 class Accounts(Protocol):
     """Keys to accounts."""
 
+    changes: int  # grows whenever an answer of `lookup` may have changed
+
     def lookup(self, key: str) -> Account | None:
         """The account of a presented key if it is known here and not revoked."""
+        ...
+
+    def tenant(self, name: str) -> Tenant | None:
+        """A tenant by name, for work that our own batch process sends."""
         ...
 
     async def find(self, key: str) -> Account | None:
@@ -62,8 +68,15 @@ class Limits(Protocol):
 class Meter(Protocol):
     """Usage on its way to disk: appended in the order of calls, committed in groups."""
 
-    strict: bool  # the last byte of an answer, and the slot it held, wait for the commit
-    full: bool  # the disk is full: no new request is taken until there is room for its record
+    @property
+    def strict(self) -> bool:
+        """Whether an answer's last byte, and the slot it held, wait for the commit."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """The disk is full: no new request is taken until there is room for its record."""
+        ...
 
     def open(self, opened: Opened) -> None:
         """Note that a request is being sent to an engine."""

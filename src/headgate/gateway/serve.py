@@ -82,7 +82,8 @@ def prepare(config: settings.Config) -> str | None:
     """Bring the store up to date before any worker starts; the first tenant's key, if new."""
     import asyncio
 
-    from headgate.gateway.state import open_state
+    from headgate.store.database import StoreAway
+    from headgate.store.state import open_state
 
     async def seed() -> str | None:
         state = open_state(
@@ -94,11 +95,13 @@ def prepare(config: settings.Config) -> str | None:
         await state.start()
         try:
             await state.seed(config.tenants)
-            if config.tenants:
+            if config.tenants and not config.keys:
                 return await state.first_key(config.tenants[0].name)
-            return None
+        except StoreAway as error:
+            print(f"headgate: the store is away ({error}); known keys are served", flush=True)
         finally:
             await state.stop()
+        return None
 
     return asyncio.run(seed())
 
@@ -217,7 +220,7 @@ def _work(plan: Plan, number: int) -> None:
 def _administer(plan: Plan) -> None:
     from headgate.gateway.worker import administer
 
-    administer(plan.config, plan.path)
+    administer(plan.config)
 
 
 def _emulate(listening: socket.socket) -> None:

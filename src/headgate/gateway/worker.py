@@ -2,9 +2,10 @@
 
 import asyncio
 import gc
-import os
 import signal
 import socket
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,8 @@ from headgate.core.errors import InputError
 from headgate.gateway import config as settings
 from headgate.gateway.door import Door
 from headgate.gateway.front import Front
-from headgate.gateway.state import open_state
+from headgate.store.database import StoreAway
+from headgate.store.state import State, open_state
 
 BACKLOG = 4096
 MTIME_LOOK_S = 1.0
@@ -33,7 +35,7 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
         folder=Path(config.state.folder),
         strict=config.state.strict,
         process=number,
-        ship=not config.admin.enabled,
+        ship=number == 0 and not ships_elsewhere(config),
         price=lambda opened, tokens: door.price_of(opened, tokens) if door is not None else 0,
     )
     door = Door(config, state.accounts, state.limits, state.meter)
@@ -57,10 +59,15 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
     await state.stop()
 
 
+def ships_elsewhere(config: settings.Config) -> bool:
+    """Whether the admin process moves usage to the store, so that no worker needs to."""
+    return config.admin.enabled and find_spec("headgate.gateway.admin") is not None
+
+
 class _Reload:
     """Takes a changed config without dropping a connection; a bad one is logged and ignored."""
 
-    def __init__(self, door: Door, state: object, path: Path) -> None:
+    def __init__(self, door: Door, state: State, path: Path) -> None:
         self.door = door
         self.state = state
         self.path = path
@@ -94,12 +101,10 @@ class _Reload:
         except InputError as error:
             self.door.log("config_refused", error=str(error))
             return
-        seed = getattr(self.state, "seed", None)
-        if seed is not None:
-            try:
-                await seed(config.tenants)
-            except Exception as error:
-                self.door.log("seed_failed", error=repr(error))
+        try:
+            await self.state.seed(config.tenants)
+        except StoreAway as error:
+            self.door.log("tenants_not_stored", error=str(error))
         self.door.log("config_adopted", file=str(self.path))
 
 
@@ -123,6 +128,6 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def administer(config: settings.Config, path: Path | None) -> None:
+def administer(config: settings.Config) -> None:
     """The process for admin, files and batches."""
-    raise NotImplementedError(os.getpid())
+    import_module("headgate.gateway.admin").run(config)
