@@ -1,6 +1,6 @@
 """Every table of every trace that Headgate reads, by name."""
 
-from headgate.sim.traces import clusters, perf, requests, servegen
+from headgate.sim.traces import clusters, openb, perf, requests, servegen
 from headgate.sim.traces.tables import Table
 
 TABLES: dict[str, Table] = {
@@ -9,6 +9,7 @@ TABLES: dict[str, Table] = {
         *servegen.TABLES,
         *requests.TABLES,
         *clusters.TABLES,
+        *openb.TABLES,
         *perf.TABLES,
     )
 }
