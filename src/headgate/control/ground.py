@@ -113,6 +113,7 @@ class Ground:
         fill: bool = False,
         service: int = -1,
         mode: int = 0,
+        priority: int = 0,
         firm: bool = False,
         bid: float = 0.0,
         deadline_s: float = np.inf,
@@ -133,7 +134,7 @@ class Ground:
         lane = self.lane(rank, class_, claim, int(firm), shape)
         kernel.enlist(
             self._parcel, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
-            lane, rank.level, rank.key, int(firm), bid, deadline_s, patience_s, checkpoint_s,
+            lane, rank.level, rank.key, priority, int(firm), bid, deadline_s, patience_s, checkpoint_s,
             restart_s, ref, self.now_s,
         )  # fmt: skip
         self.turn(k.WORK_SUBMITTED, row)

@@ -90,7 +90,7 @@ class Machine:
         class_ = self.fleet.tenants[fact.tenant].class_
         asking = Asking(
             fact.kind, class_, fact.tenant, self.standings[fact.tenant], fact.at_s, fact.bid,
-            np.inf if fact.deadline_s is None else fact.deadline_s, False,
+            np.inf if fact.deadline_s is None else fact.deadline_s, fact.priority, False,
         )  # fmt: skip
         row = self.ground.enlist(
             fact.name,
@@ -99,6 +99,7 @@ class Machine:
             fact.tenant,
             fact.shape,
             self.policy.rank(asking),
+            priority=fact.priority,
             firm=fact.firm,
             bid=fact.bid,
             deadline_s=asking.deadline_s,
@@ -155,6 +156,7 @@ class Machine:
                 float(work["submitted_s"]),
                 float(work["bid"]),
                 float(work["deadline_s"]),
+                int(work["priority"]),
                 False,
             )
             self.ground.move(row, self.policy.rank(asking), fill=False, mode=0)

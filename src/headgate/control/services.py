@@ -143,6 +143,7 @@ class Services:
             submitted_s=self.ground.now_s,
             bid=service.batch_bid if batch else service.bid,
             deadline_s=self.orders[v].first_deadline_s() if batch else np.inf,
+            priority=0,
             urgent=batch and bool(self.urgent[v]),
         )
 

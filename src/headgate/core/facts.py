@@ -40,6 +40,7 @@ class WorkSubmitted(msgspec.Struct, frozen=True, gc=False, tag=True):
     bid: NotNegative = 0.0  # worth of one GPU-second
     checkpoint_s: NotNegative = 0.0  # time between checkpoints; 0: a stop loses nothing
     restart_s: NotNegative = 0.0
+    priority: Annotated[int, Meta(ge=0, le=1)] = 0  # 1: before the rest of its class
     firm: bool = False  # once it runs it cannot be taken back
     patience_s: NotNegative | None = None  # refused when it has waited longer; None: never
     deadline_s: float | None = None

@@ -87,6 +87,7 @@ WORK = np.dtype(
         ("state", np.int8),
         ("leaving", np.int8),  # 1: when it stops it is gone, not waiting again
         ("firm", np.int8),  # 1: cannot be reclaimed while it runs
+        ("priority", np.int8),
         ("mode", np.int8),  # of a replica: 0 online, 1 batch
         ("rule", np.int8),  # what decided about it last
         ("class_", np.int16),

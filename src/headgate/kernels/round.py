@@ -515,6 +515,7 @@ def enlist(
     lane: int,
     level: int,
     key: float,
+    priority: int,
     firm: int,
     bid: float,
     deadline_s: float,
@@ -530,6 +531,7 @@ def enlist(
     work.kind, work.class_, work.claim, work.tenant = kind, class_, claim, tenant
     work.service, work.mode, work.shape, work.lane = service, mode, shape, lane
     work.level, work.key, work.firm, work.bid = level, key, firm, bid
+    work.priority = priority
     work.deadline_s, work.patience_s = deadline_s, patience_s
     work.checkpoint_s, work.restart_s, work.ref = checkpoint_s, restart_s, ref
     work.submitted_s = work.since_s = now_s

@@ -6,7 +6,7 @@ import numpy as np
 
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Floats, Ints
-from headgate.policy.order import Preset, class_levels, lower_levels
+from headgate.policy.order import Preset, ladder, lower_levels, rung
 from headgate.policy.rules import Asking, Rank, Rules, Targets, Traffic
 from headgate.policy.scaling import Reactive
 
@@ -71,12 +71,14 @@ class Priority:
     name: str = "priority"
 
     def rules(self, fleet: Fleet) -> Rules:
-        levels = max(class_levels(self.classes, self.preset)) + 2
-        return Rules(lower_levels(levels), reserve_after_s=RESERVE_AFTER_S)
+        return Rules(
+            lower_levels(ladder(self.classes, self.preset)), reserve_after_s=RESERVE_AFTER_S
+        )
 
     def rank(self, asking: Asking) -> Rank:
-        levels = class_levels(self.classes, self.preset)
-        level = max(levels) + 1 if asking.kind == "batch" else levels[asking.class_]
+        if asking.kind == "batch":
+            return Rank(ladder(self.classes, self.preset) - 1, asking.submitted_s)
+        level = rung(self.classes, self.preset, asking.class_, asking.priority)
         return Rank(level, asking.submitted_s)
 
     def plan(self, traffic: Traffic) -> Targets:

@@ -11,7 +11,7 @@ import numpy as np
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Floats, Ints
 from headgate.policy.baselines import RESERVE_AFTER_S
-from headgate.policy.order import STANDING_S, Preset, class_levels, lower_levels
+from headgate.policy.order import STANDING_S, Preset, ladder, lower_levels, rung
 from headgate.policy.rules import Asking, Rank, Rules, Targets, Traffic
 from headgate.policy.scaling import Anticipating
 
@@ -55,9 +55,8 @@ class Headgate:
     name: str = "headgate"
 
     def rules(self, fleet: Fleet) -> Rules:
-        levels = max(class_levels(self.classes, self.preset)) + 2
         return Rules(
-            lower_levels(levels),
+            lower_levels(ladder(self.classes, self.preset)),
             guarantees=True,
             least_loss=True,
             cheapest_pool=True,
@@ -68,10 +67,10 @@ class Headgate:
         )
 
     def rank(self, asking: Asking) -> Rank:
-        levels = class_levels(self.classes, self.preset)
         if asking.kind == "batch" and not asking.urgent:
-            return Rank(max(levels) + 1, asking.deadline_s)
-        return Rank(levels[asking.class_], asking.submitted_s - asking.standing * STANDING_S)
+            return Rank(ladder(self.classes, self.preset) - 1, asking.deadline_s)
+        level = rung(self.classes, self.preset, asking.class_, asking.priority)
+        return Rank(level, asking.submitted_s - asking.standing * STANDING_S)
 
     def plan(self, traffic: Traffic) -> Targets:
         online = self.scaling(traffic)

@@ -45,6 +45,16 @@ def standing(families: tuple[str, ...], weights: dict[str, float]) -> float:
     return sum(weights.get(family, 1.0) for family in set(families))
 
 
+def ladder(classes: tuple[str, ...], preset: Preset) -> int:
+    """Levels in all: two for each rung of the order, and one below for filling work."""
+    return 2 * (max(class_levels(classes, preset)) + 1) + 1
+
+
+def rung(classes: tuple[str, ...], preset: Preset, class_: int, priority: int) -> int:
+    """The level of a class's work; its works of priority 1 stand before the rest of it."""
+    return 2 * class_levels(classes, preset)[class_] + (0 if priority else 1)
+
+
 def lower_levels(levels: int) -> NDArray[np.int8]:
     """Each level may take from every level below it."""
     return np.triu(np.ones((levels, levels), np.int8), 1)

@@ -32,6 +32,7 @@ class Asking(NamedTuple):
     submitted_s: float
     bid: float  # worth of one GPU-second
     deadline_s: float
+    priority: int  # 1: before the rest of its class
     urgent: bool  # batch that misses its deadline unless it runs now
 
 

@@ -108,6 +108,7 @@ class _Builder:
         checkpoint_s: float = 0.0,
         restart_s: float = 0.0,
         patience_s: float | None = None,
+        priority: int = 0,
         firm: bool = False,
     ) -> None:
         ref = self.truth.add(run_s, checkpoint_s, fixed_term=kind == "lease")
@@ -120,11 +121,12 @@ class _Builder:
                 kind,
                 tenant,
                 shape,
-                worth_usd_per_gpu_h / HOUR_S,
-                checkpoint_s,
-                restart_s,
-                firm,
-                patience_s,
+                bid=worth_usd_per_gpu_h / HOUR_S,
+                checkpoint_s=checkpoint_s,
+                restart_s=restart_s,
+                priority=priority,
+                firm=firm,
+                patience_s=patience_s,
                 ref=ref,
             )
         )
@@ -209,6 +211,7 @@ def _foundation(builder: _Builder) -> None:
             run.hours * HOUR_S,
             builder.scenario.worth.foundation_usd_per_gpu_h,
             "foundation",
+            priority=1,
             checkpoint_s=training.foundation_checkpoint_s,
             restart_s=training.start_s,
         )

@@ -30,7 +30,9 @@ class Traffic:
         self.queued = np.zeros(services)
         self.out = np.zeros((services, 4))
         self.speeds: Floats | None = None
-        self.ready: Ints = np.zeros((0, 2, 0), np.int64)  # [service, mode, pool] that served the last window
+        self.ready: Ints = np.zeros(
+            (0, 2, 0), np.int64
+        )  # [service, mode, pool] that served the last window
 
     def before(self, at_s: float) -> WindowClosed:
         """The window before the story: as busy as its first, and served in full."""
