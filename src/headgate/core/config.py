@@ -15,25 +15,46 @@ T = TypeVar("T")
 def load(path: Path, kind: type[T]) -> T:
     """Read a TOML file as `kind`.
 
+    A file may say `extends = "other.toml"`, a path beside it: its own values are laid over the
+    other's, table by table; a list replaces the other's list.
     Raises InputError that names file, field, value and what is allowed.
     """
+    return convert(_raw(path, ()), kind, path.name)
+
+
+def _raw(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's tables, laid over those of the file it extends."""
+    if path in above:
+        raise InputError(f"{path} extends itself; drop one extends.")
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give the path of a TOML file."
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text; give a TOML file.") from None
-    return parse(text, kind, path.name)
-
-
-def parse(text: str, kind: type[T], name: str) -> T:
-    """Read TOML text as `kind`; `name` stands for the file in errors."""
-    try:
-        raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{name} is not valid TOML: {error}; mend that line.") from None
+        raise InputError(f"{path.name} is not valid TOML: {error}; mend that line.") from None
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise InputError(f"{path.name}: extends is {base!r}; give the name of a file beside it.")
+    return _laid_over(_raw(path.parent / base, (*above, path)), raw)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        nested = isinstance(old, dict) and isinstance(value, dict)
+        both[key] = _laid_over(old, value) if nested else value  # type: ignore[arg-type]
+    return both
+
+
+def convert(raw: dict[str, Any], kind: type[T], name: str) -> T:
+    """Tables as `kind`; `name` stands for the file in errors."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:

@@ -140,8 +140,8 @@ class Nature:
     def _happen(self, what: int, row: int, epoch: int, machine: Machine) -> Fact | None:
         """The fact of an event that was scheduled; None when it no longer holds."""
         if what <= START:
-            run = self.runs[row]
-            if run.epoch != epoch:
+            run = self.runs.get(row)
+            if run is None or run.epoch != epoch:
                 return None
             if what == START:
                 return self._started(row, run)
