@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "data": "headgate.cli.data:data",
     "engine": "headgate.cli.serve:engine",
     "serve": "headgate.cli.serve:serve",
+    "simulate": "headgate.cli.simulate:simulate",
 }
 
 
