@@ -96,9 +96,6 @@ class Front(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._reject(Problem(501, None, "Upgrades are not offered here; use HTTP/1.1."))
-            return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, Problem):
@@ -167,9 +164,13 @@ class Front(asyncio.Protocol):
         headers = reading.headers = {name.lower(): value for name, value in given.items()}
         if len(given) > HEADERS_MAX or sum(map(len, given.values())) > self.door.header_max:
             raise Problem(431, None, "The request's headers are too many or too large.")
+        if len(headers) != len(given):
+            raise Problem(400, None, "A header is given twice, in two spellings.")
         self._head_bytes = 0
         reading.head_read = True
         parser = self._parser
+        if parser.should_upgrade():
+            raise Problem(501, None, "Upgrades are not offered here; use HTTP/1.1.")
         reading.method = parser.get_method()
         reading.path = self._url
         if b"?" in self._url:
@@ -210,7 +211,7 @@ class Front(asyncio.Protocol):
         reading, self._reading = self._reading, None
         assert reading is not None
         reading.keep_alive = self._parser.should_keep_alive()
-        if self.active is None:
+        if self.active is None and not self.pending:
             self._start(reading)
         elif len(self.pending) >= PIPELINED_MAX:
             raise Problem(429, None, f"More than {PIPELINED_MAX} requests wait on one connection.")
