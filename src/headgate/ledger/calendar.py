@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from headgate.core.errors import InputError
+
 DAY_S = 86_400
 LAST_DAY = 2_932_896  # 9999-12-31
 Period = Literal["day", "month", "total"]
@@ -32,6 +34,34 @@ def civil(day: int) -> tuple[int, int, int]:
 def iso_date(day: int) -> str:
     year, month, day_of_month = civil(day)
     return f"{year:04d}-{month:02d}-{day_of_month:02d}"
+
+
+def day_of_civil(year: int, month: int, day_of_month: int) -> int:
+    """The inverse of `civil`."""
+    year -= month <= 2
+    era, year_of_era = divmod(year, 400)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day_of_month - 1
+    day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
+    return era * 146_097 + day_of_era - 719_468
+
+
+def day_of_date(date: str) -> int:
+    """The day a date such as 2026-11-21 names; InputError for anything else."""
+    parts = date.split("-")
+    if [len(part) for part in parts] == [4, 2, 2] and all(part.isdecimal() for part in parts):
+        year, month, day_of_month = map(int, parts)
+        day = day_of_civil(year, month, day_of_month)
+        if civil(day) == (year, month, day_of_month):
+            return day
+    raise InputError(f"{date!r} is not a date; give one such as 2026-11-21.")
+
+
+def first_and_last_day(first: str | None, last: str | None) -> tuple[int, int]:
+    """A span of dates as days; open at an end that is None."""
+    return (
+        0 if first is None else day_of_date(first),
+        LAST_DAY if last is None else day_of_date(last),
+    )
 
 
 def days_of(period: Period, day: int) -> tuple[int, int]:

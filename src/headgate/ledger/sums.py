@@ -1,14 +1,16 @@
 """Sums of usage: what each tenant, model, tier or day used and owes. They close to the unit."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import msgspec
 
+from headgate.core.errors import InputError
 from headgate.ledger.calendar import day_of
 from headgate.ledger.usage import UsageRecord
 
 Dimension = Literal["tenant", "model", "day", "tier", "class", "key", "engine", "outcome"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 
 class Sum(msgspec.Struct, frozen=True):
@@ -28,6 +30,17 @@ class Sum(msgspec.Struct, frozen=True):
             self.output_tokens + other.output_tokens,
             self.price_nano + other.price_nano,
         )
+
+
+def dimensions_of(text: str) -> list[Dimension]:
+    """The dimensions that a text such as "tenant,model,day" names."""
+    named = [name.strip() for name in text.split(",")]
+    for name in named:
+        if name not in DIMENSIONS:
+            raise InputError(
+                f"by names {name!r}; usage is summed by {', '.join(DIMENSIONS)}, joined by commas."
+            )
+    return cast("list[Dimension]", named)
 
 
 def sum_of(record: UsageRecord) -> Sum:

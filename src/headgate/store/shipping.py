@@ -77,6 +77,14 @@ class Shipper:
                         new += self._ship_writer(name, segments, dead)
         return new
 
+    def has_live_writers(self) -> bool:
+        """Whether any process still writes to the folder."""
+        for path in self._folder.glob("*.lock"):
+            with _dead(self._folder, path.name.removesuffix(".lock")) as dead:
+                if not dead:
+                    return True
+        return False
+
     def _segments(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {
             path.name.removesuffix(".lock"): [] for path in self._folder.glob("*.lock")

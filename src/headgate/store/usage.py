@@ -5,20 +5,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from headgate.ledger.calendar import LAST_DAY, day_of, iso_date
-from headgate.ledger.sums import Dimension, Sum, by_day
+from headgate.ledger.sums import DIMENSIONS, Dimension, Sum, by_day
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import Database, Transaction
-
-DIMENSIONS: tuple[Dimension, ...] = (
-    "tenant",
-    "model",
-    "day",
-    "tier",
-    "class",
-    "key",
-    "engine",
-    "outcome",
-)
 
 
 class Usage:

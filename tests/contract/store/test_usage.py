@@ -2,10 +2,10 @@
 
 import random
 
-from headgate.ledger.sums import sum_of, total
+from headgate.ledger.sums import DIMENSIONS, sum_of, total
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import Database
-from headgate.store.usage import DIMENSIONS, Usage
+from headgate.store.usage import Usage
 
 DAY_S = 86_400.0
 
