@@ -1,8 +1,8 @@
 """The lines of a batch's input: what is wrong with them, and where each one is."""
 
 import os
-from array import array
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -27,15 +27,16 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
 
 
-class Input(msgspec.Struct):
+@dataclass
+class Input:
     """A file that has been looked through. Lines are numbered from 0; empty ones do not count."""
 
     file: int = -1  # a descriptor, so that the input outlives its deletion while it is used
-    custom_ids: list[str] = []
-    offsets: array[int] = msgspec.field(default_factory=lambda: array("Q"))  # of each line
-    ends: array[int] = msgspec.field(default_factory=lambda: array("Q"))
-    models: set[str] = set()
-    errors: list[LineError] = []
+    custom_ids: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # of each line
+    ends: list[int] = field(default_factory=list)
+    models: set[str] = field(default_factory=set)
+    errors: list[LineError] = field(default_factory=list)
 
     def body(self, line: int) -> bytes:
         """What is to be sent for a line, as the file has it."""
