@@ -11,11 +11,15 @@ from headgate.core.errors import InputError
 # Commands are imported when they are called, so that `headgate --help` and a gateway's start
 # never pay for numba or polars.
 COMMANDS: dict[str, str] = {
+    "batches": "headgate.cli.batches:batches",
     "bench": "headgate.cli.bench:bench",
     "data": "headgate.cli.data:data",
     "engine": "headgate.cli.serve:engine",
+    "keys": "headgate.cli.accounts:keys",
     "serve": "headgate.cli.serve:serve",
     "simulate": "headgate.cli.simulate:simulate",
+    "tenants": "headgate.cli.accounts:tenants",
+    "usage": "headgate.cli.usage:usage",
 }
 
 
