@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "simulate": "headgate.cli.simulate:simulate",
     "tenants": "headgate.cli.accounts:tenants",
     "usage": "headgate.cli.usage:usage",
+    "serving": "headgate.cli.serving:serving",
 }
 
 

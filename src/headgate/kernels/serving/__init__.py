@@ -1,0 +1,1 @@
+"""Replicas with continuous batching, simulated exactly without walking their iterations."""

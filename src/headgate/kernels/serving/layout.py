@@ -1,0 +1,151 @@
+"""Where things lie in the kernel's arrays: the columns of a replica, of a request, of the books.
+
+Everything the kernel touches is one of a few flat arrays, so that a request costs a handful of
+cache lines. A replica is one row of `rep` (integers: scalars, then its block histogram, then the
+heads and tails of its waiting lines, then its heap of finishing iterations) and one row of `repf`
+(clocks). A request is one row of `req` and `reqf` while it is in flight; rows are reused, so the
+table holds what is in flight and never what has passed.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# Columns of `rep`, one row a replica.
+ITER = 0  # iterations completed
+DECODING = 1  # sequences whose prompt is done
+KV = 2  # tokens of context of all decoding sequences at the next iteration
+USED = 3  # KV blocks in use
+RUN = 4  # iterations in flight; 0 with a finite end is a wake-up
+PARTIAL = 5  # request whose prompt is under way, or -1
+PARTIAL_DONE = 6  # tokens of its prompt processed when the iteration in flight ends
+PARTIAL_TAKES = 7  # tokens it takes in the iteration in flight
+ENTERING = 8  # list of requests whose prompt is done when the iteration in flight ends, or -1
+HELD = 9  # sequences holding memory
+WAITING = 10  # requests in the waiting lines
+SERIAL = 11  # next admission number
+OUTSTANDING = 12  # requests sent here that have not ended
+STATE = 13  # one of the states below
+MODEL = 14  # row of the step-time tables
+BLOCKS = 15  # KV blocks in all
+FREED = 16  # KV blocks ever given back, the clock of the free list
+ITERATIONS_BEYOND = 17  # iterations outside the range that the step times were measured in
+PURE = 18  # the iterations in flight only decode
+HISTOGRAM = 20  # sequences by (context - iteration - 1) modulo the block size
+
+# Columns of `repf`.
+STARTED = 0  # when the iterations in flight began, s
+ENDS = 1  # when they end, s; infinity while idle
+BACKLOG = 2  # expected work of the outstanding requests, s
+
+# States of a replica.
+UP, DRAINING, DOWN = 0, 1, 2
+
+# Columns of `req`, one row a request in flight.
+NEXT = 0  # next request in the same list, or -1
+PREFILL = 1  # prompt tokens; after a preemption, tokens to recompute
+DECODE = 2  # tokens to produce, the first included
+OFFSET = 3  # context minus iteration number, constant while decoding
+ADMITTED = 4  # admission number
+ID = 5  # position in the workload
+KIND = 6  # class, priority level and number of preemptions, packed
+CACHED = 7  # leading tokens of the prompt that need no computing
+
+# Columns of `reqf`.
+ARRIVED = 0
+FIRST = 1  # when the first token came, s; negative before
+ASKED = 2  # tokens asked for, which a restart does not change
+MARK = 3  # FREED when its blocks were given back, -1 if nothing of them is kept
+
+# KIND packs class (8 bits), priority level (8 bits) and number of preemptions.
+LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT = 255, 8, 16
+
+# A heap entry is the finishing iteration and the request's row.
+ROW_BITS = 24
+ROW_MASK = (1 << ROW_BITS) - 1
+
+# Histogram bins are log-linear: 256 to an octave (0.4 % or less each) from 2^-20 s to 2^20 s.
+BINS_PER_OCTAVE = 256
+FIRST_OCTAVE = -20
+OCTAVES = 40
+BINS = OCTAVES * BINS_PER_OCTAVE
+
+# Measures of `histograms`, and columns of `windows`.
+TTFT, TPOT, E2E = 0, 1, 2
+W_ARRIVED, W_FINISHED, W_TOKENS, W_GOOD, W_GOOD_TOKENS, W_PREEMPTED, W_REFUSED = range(7)
+WINDOW_COLUMNS = 8
+
+
+class Rules(NamedTuple):
+    """The scheduler's rules as numbers."""
+
+    chunk: int  # tokens in an iteration
+    cap: int  # sequences holding memory at once
+    block: int  # tokens in a KV block
+    levels: int  # priority levels, 0 first
+    spare: int  # free blocks a decoding sequence must see (1 in sarathi, 0 in vllm-v1)
+    whole_prompt: int  # 1: a prompt gets all its blocks on admission; 0: chunk by chunk
+    truncate: int  # 1: a prompt preempted midway turns its rest into output (Vidur)
+    keep_prefix: int  # 1: what is left of a preempted sequence's blocks is found again
+    calm: int  # 1: no admission in an iteration that preempted
+    watermark: float  # share of the blocks that an admission must leave free
+
+
+class Tables(NamedTuple):
+    """Step times of M replica models; a decode-only iteration is `base_s` plus attention.
+
+    linear_s[m, n]: n tokens in the iteration. base_s[m, b]: linear and per-sequence time of b
+    decoding sequences. sequence_s[m, q]: time of q sequences. kv_s[m]: s per token of context of
+    decoding sequences. chunk_s[m]: s per token of chunk and token of context it attends to.
+    decode_s[m, b, k], mixed_s[m, b, k]: attention of b sequences whose mean context, rounded
+    down, rounded up to `bucket`, is k buckets; alone and beside prompts. prefill_s[m, k, c]:
+    attention of c tokens on k buckets of context. several[m]: factor on the last for more than one
+    prompt. reach[m]: tokens, mean context of decoding, context of prompts measured.
+    """
+
+    linear_s: NDArray[np.float64]
+    base_s: NDArray[np.float64]
+    sequence_s: NDArray[np.float64]
+    kv_s: NDArray[np.float64]
+    chunk_s: NDArray[np.float64]
+    decode_s: NDArray[np.float64]
+    mixed_s: NDArray[np.float64]
+    prefill_s: NDArray[np.float64]
+    several: NDArray[np.float64]
+    reach: NDArray[np.int64]
+    bucket: int
+
+
+class Fleet(NamedTuple):
+    """The state of the replicas and of the requests in flight, carried from window to window."""
+
+    rep: NDArray[np.int64]
+    repf: NDArray[np.float64]
+    req: NDArray[np.int64]
+    reqf: NDArray[np.float64]
+    free: NDArray[np.int64]  # stack of unused rows; its last entry is the height
+    scratch: NDArray[np.int64]
+    bits: NDArray[np.float64]  # one number, read as bits by `bits_int`
+    bits_int: NDArray[np.int64]
+
+
+class Books(NamedTuple):
+    """What a run writes down.
+
+    histograms[class, measure, bin]; windows[window, class, column]; objectives[class] = (TTFT,
+    TPOT) limits in s; per request, where wanted (length 0 otherwise), out_s[id] = (TTFT, E2E) and
+    out_i[id] = (replica, preemptions).
+    """
+
+    histograms: NDArray[np.int64]
+    windows: NDArray[np.int64]
+    objectives: NDArray[np.float64]
+    out_s: NDArray[np.float64]
+    out_i: NDArray[np.int32]
+    first_id: int
+    window_s: float
+    start_s: float

@@ -1,0 +1,345 @@
+"""One replica between two changes of its batch: commit what ran, plan what runs next.
+
+The life of a request here: 1. `arrive` puts it at the end of its waiting line and, if it could be
+admitted, cuts the run in flight at its next iteration. 2. `plan` admits it and gives it blocks.
+3. Its prompt passes in one or more iterations, each an event. 4. `enter` makes it a decoding
+sequence with its finishing iteration on the heap. 5. `commit` ends it there.
+"""
+
+from headgate.kernels.serving.books import record, window_of
+from headgate.kernels.serving.compiling import compiled, inlined
+from headgate.kernels.serving.heap import heap_pop, heap_push
+from headgate.kernels.serving.layout import (
+    ADMITTED,
+    ARRIVED,
+    BLOCKS,
+    CACHED,
+    DECODE,
+    DECODING,
+    ENDS,
+    ENTERING,
+    FIRST,
+    FREED,
+    HELD,
+    HISTOGRAM,
+    ITER,
+    ITERATIONS_BEYOND,
+    KIND,
+    KV,
+    LEVEL_SHIFT,
+    LOW_BITS,
+    MARK,
+    MODEL,
+    NEXT,
+    OFFSET,
+    OUTSTANDING,
+    PARTIAL,
+    PARTIAL_DONE,
+    PARTIAL_TAKES,
+    PREFILL,
+    PURE,
+    ROW_BITS,
+    ROW_MASK,
+    RUN,
+    SERIAL,
+    STARTED,
+    USED,
+    W_REFUSED,
+    WAITING,
+    Books,
+    Fleet,
+    Rules,
+    Tables,
+)
+from headgate.kernels.serving.preempt import squeeze
+from headgate.kernels.serving.steptime import decode_run_s, iterations_until, mixed_step_s
+from headgate.kernels.serving.waiting import first_waiting, pop_waiting, push_waiting
+
+INFINITY = float("inf")
+
+
+@inlined
+def heap_at(rules: Rules) -> int:
+    """Where a replica's heap begins in its row."""
+    return HISTOGRAM + rules.block + 2 * rules.levels
+
+
+@inlined
+def blocks_for(rules: Rules, tokens: int) -> int:
+    """KV blocks that hold this many tokens."""
+    return (tokens + rules.block - 1) // rules.block
+
+
+@inlined
+def finish(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+    """End a request that holds its last block: free it, write it down, give back its row."""
+    rep, req = fleet.rep, fleet.req
+    freed = blocks_for(rules, req[row, PREFILL] + req[row, DECODE] - 1)
+    rep[r, USED] -= freed
+    rep[r, FREED] += freed
+    rep[r, HELD] -= 1
+    rep[r, OUTSTANDING] -= 1
+    record(fleet, books, r, row, now_s)
+    height = fleet.free[-1]
+    fleet.free[height] = row
+    fleet.free[-1] = height + 1
+
+
+@inlined
+def enter(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+    """A prompt is done: its last chunk gave the first token; decode from the next iteration on."""
+    rep, req = fleet.rep, fleet.req
+    if fleet.reqf[row, FIRST] < 0.0:
+        fleet.reqf[row, FIRST] = now_s
+    if req[row, DECODE] == 1:
+        finish(fleet, rules, books, r, row, now_s)
+        return
+    context = req[row, PREFILL] + 1
+    offset = context - rep[r, ITER]
+    req[row, OFFSET] = offset
+    rep[r, KV] += context
+    rep[r, HISTOGRAM + (offset - 1) % rules.block] += 1
+    key = ((rep[r, ITER] + req[row, DECODE] - 1) << ROW_BITS) | row
+    heap_push(rep[r], heap_at(rules), rep[r, DECODING], key)
+    rep[r, DECODING] += 1
+
+
+@inlined
+def growth(fleet: Fleet, rules: Rules, r: int, first: int, n: int) -> int:
+    """KV blocks that the decoding sequences take in iterations first to first + n - 1."""
+    blocks = n // rules.block * fleet.rep[r, DECODING]
+    at = (-first) % rules.block
+    for _ in range(n % rules.block):
+        blocks += fleet.rep[r, HISTOGRAM + at]
+        at = at - 1 if at > 0 else rules.block - 1
+    return blocks
+
+
+@inlined
+def commit(fleet: Fleet, rules: Rules, books: Books, r: int) -> None:
+    """Make the iterations in flight history: tokens, blocks, prompts done, requests finished."""
+    rep, req = fleet.rep, fleet.req
+    n = rep[r, RUN]
+    now_s = fleet.repf[r, ENDS]
+    if n == 0:
+        return
+    if rep[r, DECODING] > 0:
+        if n > 1:  # the first iteration's blocks were taken when it was planned
+            rep[r, USED] += growth(fleet, rules, r, rep[r, ITER] + 1, n - 1)
+        rep[r, KV] += n * rep[r, DECODING]
+    rep[r, ITER] += n
+    first = heap_at(rules)
+    while rep[r, DECODING] > 0 and rep[r, first] >> ROW_BITS == rep[r, ITER]:
+        row = rep[r, first] & ROW_MASK
+        heap_pop(rep[r], first, rep[r, DECODING])
+        rep[r, DECODING] -= 1
+        rep[r, KV] -= req[row, OFFSET] + rep[r, ITER]
+        rep[r, HISTOGRAM + (req[row, OFFSET] - 1) % rules.block] -= 1
+        finish(fleet, rules, books, r, row, now_s)
+    if rep[r, PURE] == 0:
+        row = rep[r, ENTERING]
+        rep[r, ENTERING] = -1
+        while row >= 0:
+            following = req[row, NEXT]
+            enter(fleet, rules, books, r, row, now_s)
+            row = following
+
+
+@compiled
+def refuse(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+    """Turn away a waiting request that an empty replica cannot hold."""
+    rep, req = fleet.rep, fleet.req
+    pop_waiting(fleet, rules, r, (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    rep[r, OUTSTANDING] -= 1
+    books.windows[window_of(books, now_s), req[row, KIND] & LOW_BITS, W_REFUSED] += 1
+    height = fleet.free[-1]
+    fleet.free[height] = row
+    fleet.free[-1] = height + 1
+
+
+@compiled
+def recall(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
+    """Find what is left of the blocks that a preempted request gave back.
+
+    The free list is a queue: blocks leave at its head, are given back at its tail, the last block
+    of a sequence first. So the leading blocks survive longest, and how many do follows from how
+    many blocks have left since.
+    """
+    rep, req, reqf = fleet.rep, fleet.req, fleet.reqf
+    kept = blocks_for(rules, req[row, CACHED])
+    taken = rep[r, USED] + rep[r, FREED] - rep[r, BLOCKS]
+    left = int(reqf[row, MARK]) + kept - taken
+    left = min(max(left, 0), kept, req[row, CACHED] // rules.block)
+    left = min(left, (req[row, PREFILL] - 1) // rules.block)
+    mark = reqf[row, MARK]
+    req[row, CACHED] = left * rules.block
+    reqf[row, MARK] = -1.0
+    if left > 0:  # blocks pulled out of the queue: those behind the earlier marks come no sooner
+        for level in range(rules.levels):
+            other = rep[r, HISTOGRAM + rules.block + level]
+            while other >= 0 and req[other, KIND] >> 16 > 0:
+                if 0.0 <= reqf[other, MARK] < mark:
+                    reqf[other, MARK] += left
+                other = req[other, NEXT]
+
+
+@inlined
+def run_length(fleet: Fleet, rules: Rules, r: int) -> int:
+    """Iterations until a sequence finishes or KV blocks may run short, whichever is first.
+
+    The first iteration's blocks are already taken; later ones take theirs here.
+    """
+    rep = fleet.rep
+    b = rep[r, DECODING]
+    n = (rep[r, heap_at(rules)] >> ROW_BITS) - rep[r, ITER]
+    room = rep[r, BLOCKS] - rep[r, USED] - rules.spare
+    if ((n - 2) // rules.block + 1) * b <= room:
+        return n
+    cycles = max(room, 0) // b
+    room -= cycles * b
+    safe = 1 + cycles * rules.block
+    at = (-(rep[r, ITER] + safe)) % rules.block
+    while safe < n:
+        room -= rep[r, HISTOGRAM + at]
+        if room < 0:
+            break
+        at = at - 1 if at > 0 else rules.block - 1
+        safe += 1
+    return min(n, safe)
+
+
+@inlined
+def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> None:
+    """Choose the next iterations from the rules: running sequences, prompts, admissions."""
+    rep, repf, req = fleet.rep, fleet.repf, fleet.req
+    now_s = repf[r, ENDS]
+    slow = False
+    calm = False
+    b = rep[r, DECODING]
+    if b > 0 or rep[r, PARTIAL] >= 0:
+        grows = rep[r, HISTOGRAM + (-rep[r, ITER]) % rules.block]
+        wanted = grows
+        if b > 0:
+            wanted += rules.spare
+        partial = rep[r, PARTIAL]
+        if partial >= 0 and not rules.whole_prompt:
+            done = rep[r, PARTIAL_DONE]
+            takes = min(req[partial, PREFILL] - done, rules.chunk - b)
+            wanted += blocks_for(rules, done + takes) - blocks_for(rules, done)
+        if rep[r, USED] + wanted > rep[r, BLOCKS]:
+            slow = True
+            calm = squeeze(fleet, rules, books, r) > 0 and rules.calm == 1
+            b = rep[r, DECODING]
+        else:
+            rep[r, USED] += grows
+    budget = rules.chunk - b
+    prompts = 0
+    squares = 0
+    context = 0
+    area = 0.0
+    row = rep[r, PARTIAL]
+    if row >= 0:
+        done = rep[r, PARTIAL_DONE]
+        takes = max(0, min(req[row, PREFILL] - done, budget))
+        rep[r, PARTIAL_TAKES] = takes
+        if takes > 0:
+            if not rules.whole_prompt:
+                rep[r, USED] += blocks_for(rules, done + takes) - blocks_for(rules, done)
+            budget -= takes
+            prompts = 1
+            squares = takes * takes
+            context = (done + tables.bucket - 1) // tables.bucket
+            area = takes * (done + 0.5 * takes)
+            rep[r, PARTIAL_DONE] = done + takes
+            if done + takes == req[row, PREFILL]:
+                rep[r, PARTIAL] = -1
+                req[row, NEXT] = rep[r, ENTERING]
+                rep[r, ENTERING] = row
+    while rep[r, WAITING] > 0 and rep[r, HELD] < rules.cap and budget > 0 and not calm:
+        row = first_waiting(fleet, rules, r)
+        need = blocks_for(rules, req[row, PREFILL])
+        reserve = int(rules.watermark * rep[r, BLOCKS])
+        if rep[r, BLOCKS] - rep[r, USED] - need < reserve:
+            if rep[r, HELD] > 0:
+                break
+            refuse(fleet, rules, books, r, row, now_s)
+            continue
+        pop_waiting(fleet, rules, r, (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+        if fleet.reqf[row, MARK] >= 0.0:
+            recall(fleet, rules, r, row)
+        done = req[row, CACHED]
+        takes = min(req[row, PREFILL] - done, budget)
+        rep[r, USED] += need if rules.whole_prompt else blocks_for(rules, done + takes)
+        rep[r, HELD] += 1
+        req[row, ADMITTED] = rep[r, SERIAL]
+        rep[r, SERIAL] += 1
+        budget -= takes
+        prompts += 1
+        squares += takes * takes
+        context += (done + tables.bucket - 1) // tables.bucket
+        area += takes * (done + 0.5 * takes)
+        if done + takes == req[row, PREFILL]:
+            req[row, NEXT] = rep[r, ENTERING]
+            rep[r, ENTERING] = row
+        else:
+            rep[r, PARTIAL] = row
+            rep[r, PARTIAL_DONE] = done + takes
+            rep[r, PARTIAL_TAKES] = takes
+    m = rep[r, MODEL]
+    repf[r, STARTED] = now_s
+    if prompts > 0:
+        rep[r, RUN] = 1
+        rep[r, PURE] = 0
+        tokens = rules.chunk - budget
+        repf[r, ENDS] = now_s + mixed_step_s(
+            tables, m, b, rep[r, KV], tokens, prompts, squares, context, area
+        )
+        if tokens > tables.reach[m, 0] or context * tables.bucket > tables.reach[m, 2]:
+            rep[r, ITERATIONS_BEYOND] += 1
+    elif b > 0:
+        n = 1 if slow else run_length(fleet, rules, r)
+        rep[r, RUN] = n
+        rep[r, PURE] = 1
+        repf[r, ENDS] = now_s + decode_run_s(tables, m, b, rep[r, KV], n)
+        if rep[r, KV] + n * b > tables.reach[m, 1] * b:
+            rep[r, ITERATIONS_BEYOND] += n
+    else:  # idle, unless everything was preempted and may come back at once
+        rep[r, RUN] = 0
+        repf[r, ENDS] = now_s if rep[r, WAITING] > 0 else INFINITY
+
+
+@inlined
+def advance(
+    fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, until_s: float
+) -> None:
+    """Let a replica run until what it does next ends at until_s or later."""
+    while fleet.repf[r, ENDS] < until_s:
+        commit(fleet, rules, books, r)
+        plan(fleet, rules, tables, books, r)
+
+
+@inlined
+def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None:
+    """Put a request in line on a replica that has been advanced to the moment of its arrival."""
+    rep, repf = fleet.rep, fleet.repf
+    at_s = fleet.reqf[row, ARRIVED]
+    push_waiting(fleet, rules, r, row)
+    rep[r, OUTSTANDING] += 1
+    ends_s = repf[r, ENDS]
+    if ends_s == INFINITY:
+        rep[r, RUN] = 0
+        repf[r, STARTED] = at_s
+        repf[r, ENDS] = at_s
+    elif (
+        rep[r, RUN] > 1
+        and rep[r, HELD] < rules.cap
+        and rep[r, DECODING] < rules.chunk
+        and first_waiting(fleet, rules, r) == row
+    ):
+        m, b = rep[r, MODEL], rep[r, DECODING]
+        kv = rep[r, KV]
+        began_s = repf[r, STARTED]
+        n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s)
+        if n < rep[r, RUN]:
+            rep[r, RUN] = n
+            repf[r, ENDS] = began_s + decode_run_s(tables, m, b, kv, n)

@@ -1,0 +1,65 @@
+"""The waiting lines of a replica: one list for each priority level, in order of arrival."""
+
+from headgate.kernels.serving.compiling import compiled, inlined
+from headgate.kernels.serving.layout import (
+    ARRIVED,
+    HISTOGRAM,
+    KIND,
+    LEVEL_SHIFT,
+    LOW_BITS,
+    NEXT,
+    WAITING,
+    Fleet,
+    Rules,
+)
+
+
+@inlined
+def first_waiting(fleet: Fleet, rules: Rules, r: int) -> int:
+    """The request to admit next, or -1: the first of the most urgent line that is not empty."""
+    at = HISTOGRAM + rules.block
+    for level in range(rules.levels):
+        if fleet.rep[r, at + level] >= 0:
+            return fleet.rep[r, at + level]
+    return -1
+
+
+@inlined
+def push_waiting(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
+    """Put a new request at the end of its line."""
+    rep, req = fleet.rep, fleet.req
+    head = HISTOGRAM + rules.block + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    tail = head + rules.levels
+    req[row, NEXT] = -1
+    if rep[r, head] < 0:
+        rep[r, head] = row
+    else:
+        req[rep[r, tail], NEXT] = row
+    rep[r, tail] = row
+    rep[r, WAITING] += 1
+
+
+@inlined
+def pop_waiting(fleet: Fleet, rules: Rules, r: int, level: int) -> None:
+    """Take the first request off a line."""
+    head = HISTOGRAM + rules.block + level
+    fleet.rep[r, head] = fleet.req[fleet.rep[r, head], NEXT]
+    fleet.rep[r, WAITING] -= 1
+
+
+@compiled
+def put_back(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
+    """Return a preempted request to its line, before everything that arrived later."""
+    rep, req, reqf = fleet.rep, fleet.req, fleet.reqf
+    head = HISTOGRAM + rules.block + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    before, after = -1, rep[r, head]
+    while after >= 0 and reqf[after, ARRIVED] < reqf[row, ARRIVED]:
+        before, after = after, req[after, NEXT]
+    req[row, NEXT] = after
+    if before < 0:
+        rep[r, head] = row
+    else:
+        req[before, NEXT] = row
+    if after < 0:
+        rep[r, head + rules.levels] = row
+    rep[r, WAITING] += 1

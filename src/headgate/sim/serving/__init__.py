@@ -1,0 +1,1 @@
+"""Requests one by one: workloads, replicas that serve them, and what they saw."""
