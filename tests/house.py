@@ -45,6 +45,7 @@ class House:
     port: int
     emulators: list[Emulator]
     ports: list[int]
+    servers: list[asyncio.Server] = field(default_factory=list)
     open_writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -150,7 +151,7 @@ async def house(
     server = await loop.create_server(lambda: Front(door), "127.0.0.1", 0)
     servers.append(server)
     port = server.sockets[0].getsockname()[1]
-    made = House(door, meter, accounts, port, emulators, ports)
+    made = House(door, meter, accounts, port, emulators, ports, servers)
     try:
         yield made
     finally:

@@ -222,7 +222,12 @@ def _check(config: Config, where: str) -> None:
     server = config.server
     if not 1 <= server.workers <= 256:
         raise InputError(f"{where}: server.workers is {server.workers}; give 1 to 256.")
+    tenants = {t.name for t in config.tenants}
     for key in config.keys:
+        if key.tenant not in tenants:
+            raise InputError(
+                f"{where}: keys.{key.id}.tenant is {key.tenant!r}; tenants are {_list(tenants)}."
+            )
         if len(key.sha256) != 64 or not all(c in "0123456789abcdef" for c in key.sha256):
             raise InputError(
                 f"{where}: keys.{key.id}.sha256 is not 64 lower-case hexadecimal digits; "

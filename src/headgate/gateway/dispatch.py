@@ -157,7 +157,9 @@ class Dispatcher:
             if engine.down or engine.in_flight >= self._room(engine, lane.level):
                 return None
             return engine
-        up = [e for e in engines if not e.down]
+        up = [e for e in engines if not e.down and e is not exchange.engine]
+        if not up:  # the engine that has just failed this request is the only one left
+            up = [e for e in engines if not e.down]
         assert model.prefixes is not None
         cached = model.prefixes.held(exchange, up)
         chosen = pick(

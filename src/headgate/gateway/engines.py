@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 IDLE_LINKS_MAX = 512
 LINK_IDLE_S = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
+FIRST_CAP = 16
 CONNECT_TIMEOUT_S = 3.0
 HELD_BACK_BYTES = 256 * 1024  # of an answer in the client's buffer before the engine must wait
 
@@ -43,13 +44,15 @@ class Engine:
         self.cap = float(terms.in_flight_max)
         self.accept(terms, key)
 
+    def start_slowly(self) -> None:
+        """With an objective to keep, find the cap from below."""
+        self.cap = min(self.cap, float(max(self.terms.in_flight_min, FIRST_CAP)))
+
     def accept(self, terms: settings.Engine, key: str | None) -> None:
         """Take the terms of a new config; the address stays the same."""
         self.terms = terms
         self.name = terms.name
         self.cap = min(self.cap, float(terms.in_flight_max))
-        if terms.tpot_ms is None:
-            self.cap = float(terms.in_flight_max)
         parts = urlsplit(terms.url)
         self.unix_path = parts.path if parts.scheme == "unix" else None
         self.host = parts.hostname or "localhost"

@@ -32,6 +32,8 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "_body_bytes",
+        "_deaf",
+        "_late",
         "_head_bytes",
         "_headers",
         "_parser",
@@ -66,6 +68,8 @@ class Front(asyncio.Protocol):
         self._reading: Exchange | None = None
         self._head_bytes = 0
         self._body_bytes = 0
+        self._deaf = False
+        self._late: Exchange | None = None
         self._url = b""
 
     # From the event loop.
@@ -92,10 +96,17 @@ class Front(asyncio.Protocol):
             active.client_left()
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._read_late(data)
+            return
         if self.closing:
             return
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._deaf = True
+            self._read_late(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, Problem):
@@ -169,9 +180,9 @@ class Front(asyncio.Protocol):
         self._head_bytes = 0
         reading.head_read = True
         parser = self._parser
-        if parser.should_upgrade():
-            raise Problem(501, None, "Upgrades are not offered here; use HTTP/1.1.")
         reading.method = parser.get_method()
+        if reading.method == b"CONNECT":
+            raise Problem(405, None, "This is no proxy: CONNECT is not taken.")
         reading.path = self._url
         if b"?" in self._url:
             reading.path, _, reading.query = self._url.partition(b"?")
@@ -210,6 +221,9 @@ class Front(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reading, self._reading = self._reading, None
         assert reading is not None
+        if b"upgrade" in reading.headers and self._parser.should_upgrade():
+            self._late = reading
+            return
         reading.keep_alive = self._parser.should_keep_alive()
         if self.active is None and not self.pending:
             self._start(reading)
@@ -217,6 +231,27 @@ class Front(asyncio.Protocol):
             raise Problem(429, None, f"More than {PIPELINED_MAX} requests wait on one connection.")
         else:
             self.pending.append(reading)
+
+    def _read_late(self, data: bytes) -> None:
+        """Read the body of a request that offers an upgrade.
+
+        The offer is ignored, as HTTP/1.1 allows, and the connection closed after the answer; the
+        parser leaves what follows such a head to us.
+        """
+        late = self._late
+        if late is None or self.closing:
+            return
+        late.parts.append(data)
+        wanted = int(late.headers.get(b"content-length", b"0"))
+        if sum(map(len, late.parts)) < wanted:
+            return
+        self._late = None
+        late.parts = [b"".join(late.parts)[:wanted]]
+        late.keep_alive = False
+        if self.active is None:
+            self._start(late)
+        else:
+            self.pending.append(late)
 
     # From the exchange.
 

@@ -43,11 +43,14 @@ def next_cap(
 ) -> float:
     """How many may be in flight next, from the time between tokens that was measured.
 
-    Multiplicative decrease beyond the objective, additive increase below 90 % of it while the
-    cap is what binds; in between it stays, so that the cap settles instead of hunting.
+    Beyond the objective it comes down from `used`, the number that made it so: what is in flight
+    already finishes late, and must not bring the cap down again and again. Below 90 % of it the
+    cap grows while it is what binds, fast as long as the engine is far from its limit. In between
+    it stays, so that it settles instead of hunting.
     """
     if token_s > objective_s:
-        return max(floor, cap * max(0.7, objective_s / token_s))
+        return max(floor, min(cap, used * max(0.7, objective_s / token_s)))
     if token_s < 0.9 * objective_s and used >= 0.9 * cap:
-        return min(ceiling, cap + max(1.0, 0.05 * cap))
+        step = 0.25 if token_s < 0.5 * objective_s else 0.05
+        return min(ceiling, cap + max(1.0, step * cap))
     return cap

@@ -1,0 +1,281 @@
+"""What goes wrong behind, in front and inside: one record each, nothing leaked."""
+
+import asyncio
+import json
+
+import pytest
+from tests.house import answer_from, chat, house, request_for, run
+
+from headgate.gateway.config import parse_config
+
+
+def nothing_leaked(h):
+    for engine in h.door.dispatcher.engines.values():
+        assert engine.in_flight == 0
+        assert engine.outstanding_tokens == 0
+        assert engine.streams == 0
+        assert not engine.batch
+    assert all(m.queue.waiting == 0 for m in h.door.dispatcher.models.values())
+    names = [r.request for r in h.meter.records]
+    assert len(names) == len(set(names))
+
+
+class Sick(asyncio.Protocol):
+    """An engine that does one wrong thing with each request it gets."""
+
+    def __init__(self, does):
+        self.does = does
+        self.transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        if b"\r\n\r\n" in data:
+            self.does(self.transport, data)
+
+
+async def sick(h, does, name="e0"):
+    """Put a sick engine in the place of one of the house's."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Sick(does), "127.0.0.1", 0)
+    h.servers.append(server)
+    engine = h.door.dispatcher.engines[name]
+    engine.port = server.sockets[0].getsockname()[1]
+    engine.close()
+
+
+EVENT = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"a "}}],'
+    b'"usage":{"prompt_tokens":7,"completion_tokens":%d}}\n\n'
+)
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+def chunk(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error_and_what_came_is_billed():
+    def dies(transport, data):
+        transport.write(STREAM_HEAD + chunk(EVENT % 1) + chunk(EVENT % 2) + b"5\r\nda")
+        asyncio.get_running_loop().call_later(0.05, transport.abort)
+
+    async def story():
+        async with house() as h:
+            await sick(h, dies)
+            answer = await h.ask(**chat(stream=True))
+            assert answer.status == 200
+            events = answer.events()
+            assert json.loads(events[-1])["error"]["code"] == "engine_lost"
+            assert len(events) == 3
+            (record,) = h.meter.records
+            assert (record.outcome, record.input_tokens, record.output_tokens) == (
+                "engine_lost",
+                7,
+                2,
+            )
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_an_engine_that_dies_before_its_first_byte_is_replaced_and_billed_once():
+    async def story():
+        async with house(engines=2) as h:
+            await sick(h, lambda transport, data: transport.abort())
+            for _ in range(6):
+                answer = await h.ask(**chat(max_tokens=2))
+                assert answer.status == 200
+            assert len(h.meter.records) == 6
+            assert {r.engine for r in h.meter.records} == {"e1"}
+            assert max(r.attempts for r in h.meter.records) == 2
+            nothing_leaked(h)
+
+    run(story)
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_an_engine_that_says_it_cannot_is_tried_elsewhere(status):
+    reply = b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status
+
+    async def story():
+        async with house(engines=2) as h:
+            await sick(h, lambda transport, data: transport.write(reply))
+            answers = [await h.ask(**chat(max_tokens=2)) for _ in range(4)]
+            assert [a.status for a in answers] == [200] * 4
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_an_engine_that_refuses_a_request_is_quoted_in_openais_form_and_not_retried():
+    body = b'{"object":"error","message":"too long"}'
+    reply = b"HTTP/1.1 400 No\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+
+    async def story():
+        async with house() as h:
+            await sick(h, lambda transport, data: transport.write(reply))
+            answer = await h.ask(**chat())
+            assert answer.status == 400
+            assert answer.json()["error"]["message"] == "too long"
+            (record,) = h.meter.records
+            assert (record.outcome, record.attempts, record.price_nano) == ("failed", 1, 0)
+
+    run(story)
+
+
+def test_an_engine_that_hangs_is_given_up_with_504_and_its_slot_comes_back():
+    async def story():
+        terms = "answer_timeout_s=0.3\nsilence_timeout_s=0.3"
+        async with house(engine_terms=terms) as h:
+            await sick(h, lambda transport, data: None)
+            answer = await h.ask(**chat())
+            assert answer.status == 504
+            (record,) = h.meter.records
+            assert record.outcome == "timeout"
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_an_engine_that_falls_silent_in_mid_stream_is_given_up():
+    async def story():
+        terms = "answer_timeout_s=0.3\nsilence_timeout_s=0.3"
+        async with house(engine_terms=terms) as h:
+            await sick(h, lambda transport, data: transport.write(STREAM_HEAD + chunk(EVENT % 4)))
+            answer = await h.ask(**chat(stream=True))
+            assert "error" in json.loads(answer.events()[-1])
+            (record,) = h.meter.records
+            assert (record.outcome, record.output_tokens) == ("timeout", 4)
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_no_engine_at_all_is_503_after_a_short_wait_not_a_hang():
+    async def story():
+        config = '[[classes]]\nname="default"\npatience_s=0.3\n'
+        async with house(config) as h:
+            h.door.dispatcher.engines["e0"].down = True
+            answer = await h.ask(**chat())
+            assert answer.status == 503
+            assert answer.json()["error"]["code"] == "engine_unavailable"
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_an_answer_in_bytes_of_one_arrives_whole():
+    body = json.dumps(
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    ).encode()
+    whole = STREAM_HEAD + chunk(EVENT % 1) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    def drips(transport, data):
+        async def drip(text):
+            for n in range(len(text)):
+                transport.write(text[n : n + 1])
+                await asyncio.sleep(0)
+
+        task = asyncio.get_running_loop().create_task(drip(whole if b"true" in data else plain))
+        tasks.add(task)
+
+    tasks = set()
+
+    async def story():
+        async with house() as h:
+            await sick(h, drips)
+            streamed = await h.ask(**chat(stream=True))
+            assert streamed.events()[-1] == "[DONE]"
+            assert "usage" not in json.loads(streamed.events()[0])
+            assert (await h.ask(**chat())).json()["usage"]["completion_tokens"] == 4
+            assert [r.output_tokens for r in h.meter.records] == [1, 4]
+
+    run(story)
+
+
+def test_a_slow_reader_slows_its_engine_and_does_not_fill_our_memory():
+    sent = 0
+    piece = chunk(b"data: " + b"x" * 20_000 + b"\n\n")
+
+    def floods(transport, data):
+        async def flood():
+            nonlocal sent
+            transport.write(STREAM_HEAD)
+            while not transport.is_closing() and sent < 200_000_000:
+                transport.write(piece)
+                sent += len(piece)
+                while transport.get_write_buffer_size() > 100_000 and not transport.is_closing():
+                    await asyncio.sleep(0.001)
+
+        tasks.add(asyncio.get_running_loop().create_task(flood()))
+
+    tasks = set()
+
+    async def story():
+        async with house("[server]\nstalled_reader_s=0.5\n") as h:
+            await sick(h, floods)
+            _, writer = await h.send(request_for(**chat(stream=True)))
+            writer.transport.pause_reading()
+            (record,) = await h.settled(1)
+            # The client's and the kernel's buffers hold some megabytes; the rest was never read.
+            assert sent < 50_000_000
+            assert record.outcome == "left"
+            nothing_leaked(h)
+            for task in tasks:
+                task.cancel()
+
+    run(story)
+
+
+def test_a_config_reloaded_under_load_drops_no_connection_and_loses_no_request():
+    async def story():
+        async with house(engine_terms="in_flight_max=2") as h:
+            running = [asyncio.create_task(h.ask(**chat(max_tokens=20))) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            text = (
+                f'[[engines]]\nname="e0"\nurl="http://127.0.0.1:{h.ports[0]}"\nin_flight_max=4\n'
+                '[[models]]\nname="m"\nengines=["e0"]\n[[classes]]\nname="new"\n'
+                '[[classes]]\nname="default"\n[admin]\nenabled=false\n'
+            )
+            for _ in range(5):
+                h.door.adopt(parse_config(text, "new.toml"))
+                await asyncio.sleep(0.02)
+            answers = await asyncio.gather(*running)
+            assert [a.status for a in answers] == [200] * 20
+            assert len(h.meter.records) == 20
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_a_thousand_idle_connections_cost_little_and_serve_when_asked():
+    async def story():
+        async with house() as h:
+            pairs = [await h.connect() for _ in range(1000)]
+            assert (await h.ask(**chat(max_tokens=1))).status == 200
+            for reader, writer in pairs[::100]:
+                writer.write(request_for(**chat(max_tokens=1)))
+                assert (await answer_from(reader)).status == 200
+            assert len(h.door.fronts) >= 1000
+
+    run(story)
+
+
+def test_stopping_lets_running_requests_finish():
+    async def story():
+        async with house() as h:
+            asked = asyncio.create_task(h.ask(**chat(max_tokens=50)))
+            await asyncio.sleep(0.05)
+            await h.door.stop(5.0)
+            assert (await asked).status == 200
+            assert [r.outcome for r in h.meter.records] == ["done"]
+
+    run(story)
