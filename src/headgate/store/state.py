@@ -19,7 +19,7 @@ from headgate.store.meter import SpoolMeter
 from headgate.store.migrate import migrate
 from headgate.store.open import connect
 from headgate.store.shipping import Price, Shipper, ShippingThread
-from headgate.store.tenants import Tenants, digest_of
+from headgate.store.tenants import GivenKey, Tenants, digest_of
 from headgate.store.usage import Usage
 
 T = TypeVar("T")
@@ -97,9 +97,9 @@ class State:
             await _in_thread(self.shipping.stop)
         self._database.close()
 
-    async def seed(self, tenants: Sequence[Tenant]) -> None:
-        """Add or change the tenants of the config. Raises StoreAway."""
-        await _in_thread(lambda: self.tenants.seed(tenants))
+    async def seed(self, tenants: Sequence[Tenant], keys: Sequence[GivenKey] | None = None) -> None:
+        """Add or change the config's tenants and keys. Raises StoreAway, InputError."""
+        await _in_thread(lambda: self.tenants.seed(tenants, keys))
         await self.accounts.refresh()
 
     async def first_key(self, tenant: str) -> str:

@@ -4,6 +4,7 @@ SHA-256 alone. Keys carry 256 random bits, so a fast hash gives nothing away."""
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -36,6 +37,22 @@ class ValidKey(msgspec.Struct, frozen=True):
     expires_s: float | None
 
 
+class GivenKey(Protocol):
+    """A key declared by its digest, in the config."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def admin(self) -> bool: ...
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """All that a gateway must know to tell who is asking."""
 
@@ -58,8 +75,17 @@ class Tenants:
         """Add a tenant, or change the one of that name."""
         self.seed([tenant], from_config=from_config)
 
-    def seed(self, tenants: Sequence[Tenant], *, from_config: bool = True) -> None:
-        """Add or change tenants; nothing is told to gateways when nothing changed."""
+    def seed(
+        self,
+        tenants: Sequence[Tenant],
+        keys: Sequence[GivenKey] | None = None,
+        *,
+        from_config: bool = True,
+    ) -> None:
+        """Add or change tenants and keys; nothing is told to gateways when nothing changed.
+
+        `keys` are all that the config declares: one it declared before and no more is revoked.
+        """
         with self._database.transaction() as transaction:
             changed = transaction.execute_each(
                 "put_tenant",
@@ -72,6 +98,8 @@ class Tenants:
                     for tenant in tenants
                 ],
             )
+            if keys is not None:
+                changed += _seed_keys(transaction, keys)
             if sum(changed):
                 transaction.execute("account_changed")
 
@@ -154,6 +182,29 @@ class Tenants:
                     for digest, key, tenant, admin, expires_s in transaction.query("valid_keys")
                 ],
             )
+
+
+def _seed_keys(transaction: Transaction, keys: Sequence[GivenKey]) -> list[int]:
+    now_s = transaction.now_s()
+    before = {name for (name,) in transaction.query("given_keys")}
+    gone = sorted(before - {key.id for key in keys})
+    for key in keys:
+        _tenant(transaction, key.tenant)
+    return transaction.execute_each(
+        "revoke_key", [{"id": name, "now_s": now_s} for name in gone]
+    ) + transaction.execute_each(
+        "put_given_key",
+        [
+            {
+                "id": key.id,
+                "tenant": key.tenant,
+                "digest": key.sha256,
+                "admin": int(key.admin),
+                "now_s": now_s,
+            }
+            for key in keys
+        ],
+    )
 
 
 def _version(transaction: Transaction) -> int:

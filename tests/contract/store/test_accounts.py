@@ -1,5 +1,6 @@
 """Tenants and keys, on both stores."""
 
+import msgspec
 import pytest
 
 from headgate.core.errors import InputError
@@ -67,6 +68,37 @@ def test_every_change_changes_the_version_and_nothing_else_does(database: Databa
     assert not changed()
     tenants.drop("acme")
     assert changed()
+
+
+class Given(msgspec.Struct, frozen=True):
+    id: str
+    tenant: str
+    sha256: str
+    admin: bool = False
+
+
+def test_a_key_of_the_config_is_valid_as_long_as_the_config_declares_it(
+    database: Database,
+) -> None:
+    tenants = Tenants(database)
+    first, second = Given("k1", "acme", "00" * 32), Given("k2", "acme", "11" * 32, admin=True)
+
+    def valid() -> list[tuple[str, str, bool]]:
+        return sorted((key.id, key.digest.hex(), key.admin) for key in tenants.snapshot().keys)
+
+    tenants.seed([ACME], [first, second])
+    _, other = tenants.add_key("acme")
+    both = [("k1", "00" * 32, False), ("k2", "11" * 32, True)]
+    assert valid()[:2] == both
+    version = tenants.version()
+    tenants.seed([ACME], [first, second])
+    assert tenants.version() == version
+    tenants.seed([ACME], [Given("k1", "acme", "22" * 32)])
+    assert [entry[:2] for entry in valid()] == [("k1", "22" * 32), (other.id, valid()[1][1])]
+    tenants.seed([ACME], [first, second])
+    assert valid()[:2] == both
+    with pytest.raises(InputError, match="No tenant is called 'nobody'"):
+        tenants.seed([ACME], [Given("k3", "nobody", "33" * 32)])
 
 
 def test_an_unknown_tenant_is_a_sentence(database: Database) -> None:

@@ -27,6 +27,19 @@ DELETE FROM keys WHERE tenant = :tenant;
 INSERT INTO keys (id, tenant, digest, hint, label, admin, created_s, expires_s)
 VALUES (:id, :tenant, :digest, :hint, :label, :admin, :created_s, :expires_s);
 
+-- name: put_given_key
+INSERT INTO keys (id, tenant, digest, hint, label, admin, created_s, from_config)
+VALUES (:id, :tenant, :digest, '', 'from the config', :admin, :now_s, 1)
+ON CONFLICT (id) DO UPDATE
+SET tenant = excluded.tenant, digest = excluded.digest, admin = excluded.admin, revoked_s = NULL
+WHERE keys.from_config = 1 AND (
+    keys.tenant <> excluded.tenant OR keys.digest <> excluded.digest
+    OR keys.admin <> excluded.admin OR keys.revoked_s IS NOT NULL
+);
+
+-- name: given_keys
+SELECT id FROM keys WHERE from_config = 1 AND revoked_s IS NULL;
+
 -- name: revoke_key
 UPDATE keys SET revoked_s = :now_s WHERE id = :id AND revoked_s IS NULL;
 
