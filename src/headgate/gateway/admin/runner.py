@@ -76,7 +76,7 @@ class Runner:
         self._front = front
         self._name = name
         self._workers = workers
-        self._slots = Slots(min(16, desk.terms.parallel_max))
+        self._slots = Slots(1)
         self._runs: dict[str, tuple[_Run, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
