@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -156,6 +157,12 @@ class Door:
         self.process.wait()
         self.process = None
 
+    def kill_a_worker(self) -> None:
+        """kill -9 of one process that serves."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGKILL)
+
     def reload(self) -> None:
         """Rewrite the config from this object's fields and have it read again."""
         assert self.process is not None
@@ -169,6 +176,17 @@ class Door:
         """Every sample by name, labels dropped and summed."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
             return samples(answer.read().decode())
+
+    def memory_bytes(self) -> int:
+        """Resident memory of all its processes."""
+        assert self.process is not None
+        pids = [
+            int(stat.parent.name)
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if os.getpgid(int(stat.parent.name)) == self.process.pid
+        ]
+        statm = [Path(f"/proc/{pid}/statm").read_text().split() for pid in pids]
+        return sum(int(fields[1]) for fields in statm) * resource.getpagesize()
 
     def at_rest(self) -> bool:
         """Nothing in flight at any engine, nobody waiting."""

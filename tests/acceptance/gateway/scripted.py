@@ -32,15 +32,16 @@ class Asked:
 
 @dataclass
 class ScriptedEngine:
-    """`script` may hold: `gap_s` between tokens, `status` and `error` to answer with,
-    `tool` to call a function, `hang_after` or `break_after` so many tokens, `times` to do that
-    only for the first so many requests."""
+    """`script` may hold: `gap_s` between tokens, `pad` characters on each, `status` and `error` to
+    answer with, `tool` to call a function, `hang_after` or `break_after` so many tokens, `times`
+    to do any of that only for the first so many requests."""
 
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     healthy: bool = True
     script: dict[str, Any] = field(default_factory=dict)  # for requests that bring none
-    open_connections: int = 0
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
     @property
     def url(self) -> str:
@@ -51,8 +52,12 @@ class ScriptedEngine:
         """Those that asked for inference."""
         return [one for one in self.asked if one.path.startswith("/v1/") and one.body]
 
+    def hang_up(self) -> None:
+        """Close every connection, as servers do with those that are idle."""
+        self._loop.call_soon_threadsafe(lambda: [one.close() for one in self._writers])
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open_connections += 1
+        self._writers.add(writer)
         try:
             while (one := await _read(reader)) is not None:
                 if one.path == "/health":
@@ -68,7 +73,7 @@ class ScriptedEngine:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
-            self.open_connections -= 1
+            self._writers.discard(writer)
             writer.close()
 
     async def _watch(self, reader: asyncio.StreamReader, one: Asked) -> None:
@@ -124,7 +129,7 @@ class ScriptedEngine:
                 if not await self._go_on(one, script, writer):
                     return False
                 one.made += 1
-                _event(writer, one, {"content": f"w{row} "})
+                _event(writer, one, {"content": f"w{row} " + "x" * script.get("pad", 0)})
                 await writer.drain()
         _event(writer, one, {}, "tool_calls" if script.get("tool") else "length")
         if (one.body.get("stream_options") or {}).get("include_usage"):
@@ -170,7 +175,7 @@ def usage(one: Asked) -> dict[str, int]:
 def scripted_engine() -> Iterator[ScriptedEngine]:
     """A scripted engine on a loopback port, with an event loop of its own."""
     engine = ScriptedEngine()
-    loop = asyncio.new_event_loop()
+    loop = engine._loop
     thread = threading.Thread(target=loop.run_forever, name="scripted engine", daemon=True)
     thread.start()
 
