@@ -148,6 +148,7 @@ class _Family:
                     time.sleep(wait_s)
                 died_s[name] = time.monotonic()
                 self._fork(name, start)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)  # it would end us once Python's handlers are gone
 
     def _fork(self, name: str, start: Callable[[], None]) -> None:
         pid = os.fork()

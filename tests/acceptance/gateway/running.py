@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -139,6 +140,7 @@ class Door:
         if self.process.poll() is not None:
             raise AssertionError(f"the door closed at once:\n{self.log()[-3000:]}")
         try:
+            socket.create_connection(("127.0.0.1", self.admin_port), 2).close()
             with urllib.request.urlopen(f"{self.url}/metrics", timeout=2):
                 return True
         except (OSError, http.client.HTTPException):
