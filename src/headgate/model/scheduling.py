@@ -36,6 +36,11 @@ class Scheduler:
                     f"{name} is {getattr(self, name)}, which must be at least {least}; "
                     "give the engine's own setting."
                 )
+        if self.block_tokens & (self.block_tokens - 1):
+            raise InputError(
+                f"block_tokens is {self.block_tokens}, which must be a power of two; "
+                "engines use 16, 32, 64 or 128."
+            )
         if not 0.0 <= self.watermark < 1.0:
             raise InputError(
                 f"watermark is {self.watermark}, which must be at least 0 and below 1; "
@@ -47,6 +52,10 @@ class Scheduler:
                 "for every sequence, so give a chunk of at least the batch cap."
             )
 
+    def reserve(self, kv_blocks: int) -> int:
+        """KV blocks that an admission must leave free."""
+        return 0 if self.profile == "vllm-v1" else int(self.watermark * kv_blocks)
+
     def rules(self, levels: int = 1) -> Rules:
         """The profile as the kernel's numbers."""
         vllm = self.profile == "vllm-v1"
@@ -54,11 +63,11 @@ class Scheduler:
             chunk=self.chunk,
             cap=self.batch_cap,
             block=self.block_tokens,
+            shift=self.block_tokens.bit_length() - 1,
             levels=levels,
             spare=0 if vllm else 1,
             whole_prompt=0 if vllm else 1,
             truncate=1 if self.profile == "vidur" else 0,
             keep_prefix=1 if vllm and self.prefix_caching else 0,
             calm=1 if vllm else 0,
-            watermark=0.0 if vllm else self.watermark,
         )

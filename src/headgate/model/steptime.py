@@ -47,6 +47,7 @@ class StepModel:
     error_percent: float | None = None  # mean absolute error of a step against what was measured
 
     def __post_init__(self) -> None:
+        assert self.bucket & (self.bucket - 1) == 0
         assert self.kv_s == 0.0 or self.decode_s.size == 0
         for column in (self.linear_s, self.sequence_s, self.decode_s, self.prefill_s):
             if not np.all(np.isfinite(column)) or (column.size and column.min() < 0):
@@ -100,6 +101,7 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
         several=np.array([model.several for model in models]),
         reach=np.array([[m.reach_tokens, m.reach_kv, m.reach_context] for m in models]),
         bucket=models[0].bucket,
+        shift=models[0].bucket.bit_length() - 1,
     )
 
 

@@ -1,4 +1,5 @@
-"""What a finished request leaves behind: three histogram counts, window totals, its own row."""
+"""What a finished request leaves behind: window totals, and its own row or three
+histogram counts."""
 
 from headgate.kernels.serving.compiling import inlined
 from headgate.kernels.serving.layout import (
@@ -35,7 +36,7 @@ def bin_of(fleet: Fleet, seconds: float) -> int:
 @inlined
 def window_of(books: Books, at_s: float) -> int:
     """The window that a moment falls into; the last one takes what comes later."""
-    return min(max(0, int((at_s - books.start_s) / books.window_s)), books.windows.shape[0] - 1)
+    return min(max(0, int((at_s - books.start_s) * books.windows_per_s)), books.windows.shape[0] - 1)
 
 
 @inlined
@@ -47,10 +48,6 @@ def record(fleet: Fleet, books: Books, r: int, row: int, now_s: float) -> None:
     ttft_s, e2e_s = first_s - arrived_s, now_s - arrived_s
     tokens = int(fleet.reqf[row, ASKED])
     tpot_s = (now_s - first_s) / (tokens - 1) if tokens > 1 else 0.0
-    books.histograms[group, TTFT, bin_of(fleet, ttft_s)] += 1
-    if tokens > 1:
-        books.histograms[group, TPOT, bin_of(fleet, tpot_s)] += 1
-    books.histograms[group, E2E, bin_of(fleet, e2e_s)] += 1
     w = window_of(books, now_s)
     books.windows[w, group, W_FINISHED] += 1
     books.windows[w, group, W_TOKENS] += tokens
@@ -63,3 +60,8 @@ def record(fleet: Fleet, books: Books, r: int, row: int, now_s: float) -> None:
         books.out_s[at, 1] = e2e_s
         books.out_i[at, 0] = r
         books.out_i[at, 1] = kind >> PREEMPTED_SHIFT
+    else:
+        books.histograms[group, TTFT, bin_of(fleet, ttft_s)] += 1
+        if tokens > 1:
+            books.histograms[group, TPOT, bin_of(fleet, tpot_s)] += 1
+        books.histograms[group, E2E, bin_of(fleet, e2e_s)] += 1

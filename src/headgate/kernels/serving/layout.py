@@ -35,6 +35,7 @@ BLOCKS = 15  # KV blocks in all
 FREED = 16  # KV blocks ever given back, the clock of the free list
 ITERATIONS_BEYOND = 17  # iterations outside the range that the step times were measured in
 PURE = 18  # the iterations in flight only decode
+RESERVE = 19  # KV blocks that an admission leaves free
 HISTOGRAM = 20  # sequences by (context - iteration - 1) modulo the block size
 
 # Columns of `repf`.
@@ -64,6 +65,10 @@ MARK = 3  # FREED when its blocks were given back, -1 if nothing of them is kept
 # KIND packs class (8 bits), priority level (8 bits) and number of preemptions.
 LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT = 255, 8, 16
 
+# LLVM cannot know that an index read from an array is not negative, and looks for it from the end if
+# it is; a mask that changes nothing tells it.
+SMALL = (1 << 24) - 1
+
 # A heap entry is the finishing iteration and the request's row.
 ROW_BITS = 24
 ROW_MASK = (1 << ROW_BITS) - 1
@@ -85,14 +90,14 @@ class Rules(NamedTuple):
 
     chunk: int  # tokens in an iteration
     cap: int  # sequences holding memory at once
-    block: int  # tokens in a KV block
+    block: int  # tokens in a KV block, a power of two
+    shift: int  # its exponent: a division costs more than the rest of a step
     levels: int  # priority levels, 0 first
     spare: int  # free blocks a decoding sequence must see (1 in sarathi, 0 in vllm-v1)
     whole_prompt: int  # 1: a prompt gets all its blocks on admission; 0: chunk by chunk
     truncate: int  # 1: a prompt preempted midway turns its rest into output (Vidur)
     keep_prefix: int  # 1: what is left of a preempted sequence's blocks is found again
     calm: int  # 1: no admission in an iteration that preempted
-    watermark: float  # share of the blocks that an admission must leave free
 
 
 class Tables(NamedTuple):
@@ -117,7 +122,8 @@ class Tables(NamedTuple):
     prefill_s: NDArray[np.float64]
     several: NDArray[np.float64]
     reach: NDArray[np.int64]
-    bucket: int
+    bucket: int  # a power of two
+    shift: int  # its exponent
 
 
 class Fleet(NamedTuple):
@@ -136,9 +142,9 @@ class Fleet(NamedTuple):
 class Books(NamedTuple):
     """What a run writes down.
 
-    histograms[class, measure, bin]; windows[window, class, column]; objectives[class] = (TTFT,
-    TPOT) limits in s; per request, where wanted (length 0 otherwise), out_s[id] = (TTFT, E2E) and
-    out_i[id] = (replica, preemptions).
+    windows[window, class, column]; objectives[class] = (TTFT, TPOT) limits in s; per request, where
+    wanted, out_s[id] = (TTFT, E2E) and out_i[id] = (replica, preemptions); where not (length 0),
+    histograms[class, measure, bin].
     """
 
     histograms: NDArray[np.int64]
@@ -147,5 +153,5 @@ class Books(NamedTuple):
     out_s: NDArray[np.float64]
     out_i: NDArray[np.int32]
     first_id: int
-    window_s: float
+    windows_per_s: float
     start_s: float

@@ -55,10 +55,10 @@ def preempt(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, grown: i
         context = req[row, OFFSET] + rep[r, ITER]
         computed = context - 1
         held = computed + grown
-        rep[r, HISTOGRAM + (req[row, OFFSET] - 1) % rules.block] -= 1
+        rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
         req[row, PREFILL] = context
     req[row, DECODE] = total - req[row, PREFILL]
-    freed = (held + rules.block - 1) // rules.block
+    freed = (held + rules.block - 1) >> rules.shift
     fleet.reqf[row, MARK] = rep[r, FREED] if rules.keep_prefix else -1.0
     req[row, CACHED] = computed if rules.keep_prefix else 0
     rep[r, USED] -= freed
@@ -139,12 +139,12 @@ def squeeze(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
         if row == rep[r, PARTIAL]:
             done = rep[r, PARTIAL_DONE]
             takes = min(req[row, PREFILL] - done, rules.chunk - i)
-            need = (done + takes + rules.block - 1) // rules.block
-            need -= (done + rules.block - 1) // rules.block
+            need = (done + takes + rules.block - 1) >> rules.shift
+            need -= (done + rules.block - 1) >> rules.shift
             wanted = 0 if rules.whole_prompt else need
             need = 0  # taken when the chunk is planned
         else:
-            need = 1 if (req[row, OFFSET] + rep[r, ITER] - 1) % rules.block == 0 else 0
+            need = 1 if ((req[row, OFFSET] + rep[r, ITER] - 1) & (rules.block - 1)) == 0 else 0
             wanted = max(need, rules.spare)
         here = True
         while here and rep[r, BLOCKS] - rep[r, USED] < wanted:

@@ -38,10 +38,12 @@ from headgate.kernels.serving.layout import (
     PARTIAL_TAKES,
     PREFILL,
     PURE,
+    RESERVE,
     ROW_BITS,
     ROW_MASK,
     RUN,
     SERIAL,
+    SMALL,
     STARTED,
     USED,
     W_REFUSED,
@@ -67,7 +69,7 @@ def heap_at(rules: Rules) -> int:
 @inlined
 def blocks_for(rules: Rules, tokens: int) -> int:
     """KV blocks that hold this many tokens."""
-    return (tokens + rules.block - 1) // rules.block
+    return (tokens + rules.block - 1) >> rules.shift
 
 
 @inlined
@@ -98,7 +100,7 @@ def enter(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: flo
     offset = context - rep[r, ITER]
     req[row, OFFSET] = offset
     rep[r, KV] += context
-    rep[r, HISTOGRAM + (offset - 1) % rules.block] += 1
+    rep[r, HISTOGRAM + ((offset - 1) & (rules.block - 1))] += 1
     key = ((rep[r, ITER] + req[row, DECODE] - 1) << ROW_BITS) | row
     heap_push(rep[r], heap_at(rules), rep[r, DECODING], key)
     rep[r, DECODING] += 1
@@ -107,9 +109,9 @@ def enter(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: flo
 @inlined
 def growth(fleet: Fleet, rules: Rules, r: int, first: int, n: int) -> int:
     """KV blocks that the decoding sequences take in iterations first to first + n - 1."""
-    blocks = n // rules.block * fleet.rep[r, DECODING]
-    at = (-first) % rules.block
-    for _ in range(n % rules.block):
+    blocks = (n >> rules.shift) * fleet.rep[r, DECODING]
+    at = -first & (rules.block - 1)
+    for _ in range(n & (rules.block - 1)):
         blocks += fleet.rep[r, HISTOGRAM + at]
         at = at - 1 if at > 0 else rules.block - 1
     return blocks
@@ -134,7 +136,7 @@ def commit(fleet: Fleet, rules: Rules, books: Books, r: int) -> None:
         heap_pop(rep[r], first, rep[r, DECODING])
         rep[r, DECODING] -= 1
         rep[r, KV] -= req[row, OFFSET] + rep[r, ITER]
-        rep[r, HISTOGRAM + (req[row, OFFSET] - 1) % rules.block] -= 1
+        rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
         finish(fleet, rules, books, r, row, now_s)
     if rep[r, PURE] == 0:
         row = rep[r, ENTERING]
@@ -169,8 +171,8 @@ def recall(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     kept = blocks_for(rules, req[row, CACHED])
     taken = rep[r, USED] + rep[r, FREED] - rep[r, BLOCKS]
     left = int(reqf[row, MARK]) + kept - taken
-    left = min(max(left, 0), kept, req[row, CACHED] // rules.block)
-    left = min(left, (req[row, PREFILL] - 1) // rules.block)
+    left = min(max(left, 0), kept, req[row, CACHED] >> rules.shift)
+    left = min(left, (req[row, PREFILL] - 1) >> rules.shift)
     mark = reqf[row, MARK]
     req[row, CACHED] = left * rules.block
     reqf[row, MARK] = -1.0
@@ -193,12 +195,12 @@ def run_length(fleet: Fleet, rules: Rules, r: int) -> int:
     b = rep[r, DECODING]
     n = (rep[r, heap_at(rules)] >> ROW_BITS) - rep[r, ITER]
     room = rep[r, BLOCKS] - rep[r, USED] - rules.spare
-    if ((n - 2) // rules.block + 1) * b <= room:
+    if (((n - 2) >> rules.shift) + 1) * b <= room:
         return n
     cycles = max(room, 0) // b
     room -= cycles * b
     safe = 1 + cycles * rules.block
-    at = (-(rep[r, ITER] + safe)) % rules.block
+    at = -(rep[r, ITER] + safe) & (rules.block - 1)
     while safe < n:
         room -= rep[r, HISTOGRAM + at]
         if room < 0:
@@ -215,9 +217,9 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
     now_s = repf[r, ENDS]
     slow = False
     calm = False
-    b = rep[r, DECODING]
+    b = rep[r, DECODING] & SMALL
     if b > 0 or rep[r, PARTIAL] >= 0:
-        grows = rep[r, HISTOGRAM + (-rep[r, ITER]) % rules.block]
+        grows = rep[r, HISTOGRAM + (-rep[r, ITER] & (rules.block - 1))]
         wanted = grows
         if b > 0:
             wanted += rules.spare
@@ -229,7 +231,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
         if rep[r, USED] + wanted > rep[r, BLOCKS]:
             slow = True
             calm = squeeze(fleet, rules, books, r) > 0 and rules.calm == 1
-            b = rep[r, DECODING]
+            b = rep[r, DECODING] & SMALL
         else:
             rep[r, USED] += grows
     budget = rules.chunk - b
@@ -248,7 +250,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
             budget -= takes
             prompts = 1
             squares = takes * takes
-            context = (done + tables.bucket - 1) // tables.bucket
+            context = (done + tables.bucket - 1) >> tables.shift
             area = takes * (done + 0.5 * takes)
             rep[r, PARTIAL_DONE] = done + takes
             if done + takes == req[row, PREFILL]:
@@ -258,8 +260,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
     while rep[r, WAITING] > 0 and rep[r, HELD] < rules.cap and budget > 0 and not calm:
         row = first_waiting(fleet, rules, r)
         need = blocks_for(rules, req[row, PREFILL])
-        reserve = int(rules.watermark * rep[r, BLOCKS])
-        if rep[r, BLOCKS] - rep[r, USED] - need < reserve:
+        if rep[r, BLOCKS] - rep[r, USED] - need < rep[r, RESERVE]:
             if rep[r, HELD] > 0:
                 break
             refuse(fleet, rules, books, r, row, now_s)
@@ -276,7 +277,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
         budget -= takes
         prompts += 1
         squares += takes * takes
-        context += (done + tables.bucket - 1) // tables.bucket
+        context += (done + tables.bucket - 1) >> tables.shift
         area += takes * (done + 0.5 * takes)
         if done + takes == req[row, PREFILL]:
             req[row, NEXT] = rep[r, ENTERING]
@@ -285,7 +286,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
             rep[r, PARTIAL] = row
             rep[r, PARTIAL_DONE] = done + takes
             rep[r, PARTIAL_TAKES] = takes
-    m = rep[r, MODEL]
+    m = rep[r, MODEL] & SMALL
     repf[r, STARTED] = now_s
     if prompts > 0:
         rep[r, RUN] = 1
@@ -336,7 +337,7 @@ def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None
         and rep[r, DECODING] < rules.chunk
         and first_waiting(fleet, rules, r) == row
     ):
-        m, b = rep[r, MODEL], rep[r, DECODING]
+        m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
         kv = rep[r, KV]
         began_s = repf[r, STARTED]
         n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s)

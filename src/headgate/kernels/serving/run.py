@@ -25,6 +25,8 @@ from headgate.kernels.serving.layout import (
     MARK,
     OUTSTANDING,
     PREFILL,
+    RESERVE,
+    SMALL,
     STATE,
     UP,
     W_ARRIVED,
@@ -55,7 +57,7 @@ class Arrivals(NamedTuple):
 def take_row(fleet: Fleet, books: Books, coming: Arrivals, i: int) -> int:
     """A row of the table of requests in flight, filled for arrival i."""
     height = fleet.free[-1] - 1
-    row = fleet.free[height]
+    row = fleet.free[height] & SMALL
     fleet.free[-1] = height
     req, reqf = fleet.req, fleet.reqf
     group = coming.group[i if coming.group.size > 1 else 0]
@@ -76,7 +78,7 @@ def take_row(fleet: Fleet, books: Books, coming: Arrivals, i: int) -> int:
 def fits(fleet: Fleet, rules: Rules, coming: Arrivals, r: int, i: int) -> bool:
     """Whether replica r could ever hold arrival i to its last token."""
     blocks = fleet.rep[r, BLOCKS]
-    prompt = blocks_for(rules, coming.prefill[i]) + int(rules.watermark * blocks)
+    prompt = blocks_for(rules, coming.prefill[i]) + fleet.rep[r, RESERVE]
     whole = blocks_for(rules, coming.prefill[i] + coming.decode[i] - 1) + rules.spare
     return max(prompt, whole) <= blocks
 
@@ -114,6 +116,7 @@ def run_in_turn(
                 break
             r = r + 1 if r + 1 < replicas else 0
         turn = r + 1 if r + 1 < replicas else 0
+        r &= SMALL
         if fleet.rep[r, STATE] != UP or not fits(fleet, rules, coming, r, i):
             note(books, coming, i, W_REFUSED)
             continue
@@ -162,7 +165,7 @@ def run_by_load(
             return i
         at_s = coming.at_s[i]
         while soonest[1] < at_s:
-            r = tree_first(soonest)
+            r = tree_first(soonest) & SMALL
             before = fleet.rep[r, OUTSTANDING]
             commit(fleet, rules, books, r)
             plan(fleet, rules, tables, books, r)
@@ -170,7 +173,7 @@ def run_by_load(
             if fleet.rep[r, OUTSTANDING] != before:
                 tree_set(lightest, r, load_of(fleet, r, by_backlog))
         note(books, coming, i, W_ARRIVED)
-        r = tree_first(lightest)
+        r = tree_first(lightest) & SMALL
         if lightest[1] == INFINITY or not fits(fleet, rules, coming, r, i):
             note(books, coming, i, W_REFUSED)
             continue

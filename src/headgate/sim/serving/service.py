@@ -76,6 +76,8 @@ class SimulatedService:
         self.rules = scheduler.rules(settings.levels)
         self.tables = stack(models, scheduler.chunk, scheduler.batch_cap)
         self.fleet = _empty_fleet(self.rules, replicas, kv_blocks, model_of, rows)
+        blocks = self.fleet.rep[:, at.BLOCKS]
+        self.fleet.rep[:, at.RESERVE] = [scheduler.reserve(int(n)) for n in blocks]
         self.now_s = 0.0
         self._turn = 0
         self._offered = 0
@@ -108,7 +110,7 @@ class SimulatedService:
             out_s=np.full((kept, 2), np.nan),
             out_i=np.full((kept, 2), -1, np.int32),
             first_id=self._offered,
-            window_s=self.settings.window_s,
+            windows_per_s=1.0 / self.settings.window_s,
             start_s=self.now_s,
         )
         return Seen(self.settings, books)
