@@ -41,8 +41,8 @@ def bar(
             f'width:{off / whole:.4%}" title="taken off: {off:,.1f} {unit}"></i>'
         )
     return (
-        f'<div class="name">{escape(name)}</div><div class="bar">{"".join(pieces)}</div>'
-        f'<div class="total">{escape(total)}</div>'
+        f'<div class="one"><div class="name">{escape(name)}</div>'
+        f'<div class="bar">{"".join(pieces)}</div><div class="total">{escape(total)}</div></div>'
     )
 
 

@@ -153,7 +153,7 @@ def busy(outcome: Outcome) -> str:
         row(
             name,
             (
-                f'<td style="background:color-mix(in oklab, var(--training-soft) {_heat(x):.0f}%, '
+                f'<td style="background:color-mix(in oklab, var(--heat) {_heat(x):.0f}%, '
                 f'var(--surface))">{x * 100:.0f}</td>'
                 for x in result["busy_share_by_hour"]
             ),
