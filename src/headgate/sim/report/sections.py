@@ -124,8 +124,8 @@ def use(outcome: Outcome) -> str:
         return ""
     names = [*USE_COLOURS.items(), ("capacity that is live", "rule")]
     return (
-        '<p class="say">Accelerators by what they did. Colour is useful work; grey is not: '
-        "a gap under the line is what the policy left on the table.</p>"
+        '<p class="say">Accelerators by what they did. Colour is useful work, grey is not: '
+        "the grey under the line is what the policy left unused.</p>"
         f"{legend(names)}{use_panels(outcome)}"
     )
 
