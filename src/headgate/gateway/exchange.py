@@ -421,7 +421,7 @@ class Exchange:
             now_s - self.began_s,
             self.order,
         )
-        if door.meter.strict:
+        if door.meter.strict or self.order:  # a batch line is never answered unbilled
             self.state = HELD
             door.meter.record(usage, lambda: self._let_go(last))
         else:
