@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,11 @@ def _writable(path: Path | None) -> None:
 def _run(
     console: Console, names: tuple[str, ...], story: Story, settings: Settings
 ) -> dict[str, dict[str, Any]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+    )
     bars: AbstractContextManager[Progress] = Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True
     )
@@ -157,7 +162,7 @@ def summary(
     }
 
 
-ROWS = (
+ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("value, k$", lambda r: f"{r['value'] / 1e3:,.1f}"),
     ("busy share, %", lambda r: f"{r['busy_share']:.1%}"[:-1]),
     ("goodput, 10⁹ tokens", lambda r: f"{r['goodput_tokens'] / 1e9:,.1f}"),

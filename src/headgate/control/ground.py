@@ -36,7 +36,7 @@ class Ground:
         self.fact = -1  # number of the fact being learned
         self.wishes: list[Wish] = []
         self._say(rules)
-        self._parcel = self.tables.parcel()
+        self._columns = self.tables.columns()
 
     def _say(self, rules: Rules) -> None:
         """Write into the tables what the policy says once."""
@@ -57,7 +57,7 @@ class Ground:
 
     def turn(self, code: int, row: int, rule: int = 0, lost_gpu_s: float = 0.0) -> None:
         """Learn one thing, decide, check the sums; wishes are added to the fact's."""
-        count, broken = kernel.turn(self._parcel, code, row, rule, lost_gpu_s, self.now_s)
+        count, broken = kernel.turn(self._columns, code, row, rule, lost_gpu_s, self.now_s)
         if broken:
             name = self.names[row] if code >= k.WORK_SUBMITTED else f"node {row}"
             raise LawBroken(
@@ -93,7 +93,7 @@ class Ground:
             row = self.lane_rows[place] = len(self.lane_rows)
             if row >= len(self.tables.lanes):
                 self.tables.grow_lanes()
-                self._parcel = self.tables.parcel()
+                self._columns = self.tables.columns()
             lane = self.tables.lanes[row]
             lane["level"], lane["class_"], lane["claim"], lane["firm"], lane["shape"] = place
             lane["head"] = lane["tail"] = -1
@@ -129,13 +129,13 @@ class Ground:
         self.shape_of.append(shape)
         if row >= len(self.tables.works):
             self.tables.grow_works()
-            self._parcel = self.tables.parcel()
+            self._columns = self.tables.columns()
         claim = int(self.tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, int(firm), shape)
         kernel.enlist(
-            self._parcel, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
-            lane, rank.level, rank.key, priority, int(firm), bid, deadline_s, patience_s, checkpoint_s,
-            restart_s, ref, self.now_s,
+            self._columns, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
+            lane, rank.level, rank.key, priority, int(firm), bid, deadline_s, patience_s,
+            checkpoint_s, restart_s, ref, self.now_s,
         )  # fmt: skip
         self.turn(k.WORK_SUBMITTED, row)
         return row
@@ -148,14 +148,14 @@ class Ground:
         claim = int(tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, firm, shape)
         if work["state"] == k.WAITING:
-            kernel.requeue(self._parcel, row, lane, rank.level, rank.key)
+            kernel.requeue(self._columns, row, lane, rank.level, rank.key)
             work = tables.works[row]
             work["claim"], work["mode"] = claim, mode
         elif work["state"] == k.STOPPING:
             # It is on its way out; only where it will wait again changes, and that is `lane`.
             return
         else:
-            kernel.relevel(self._parcel, row, lane, rank.level, claim, mode, rank.key, self.now_s,
+            kernel.relevel(self._columns, row, lane, rank.level, claim, mode, rank.key, self.now_s,
             )  # fmt: skip
 
     def stopping(self, row: int) -> bool:

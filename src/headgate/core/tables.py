@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from headgate.core.fleet import Fleet
 from headgate.kernels import layout as k
-from headgate.kernels.columns import Columns, Parcel
+from headgate.kernels.columns import NAMES, Columns
 
 Table = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -53,9 +53,9 @@ class Tables:
     def grow_lanes(self) -> None:
         self.lanes = np.concatenate([self.lanes, np.zeros(len(self.lanes), k.LANE)])
 
-    def parcel(self) -> Parcel:
+    def columns(self) -> Columns:
         """The tables as the kernels take them; made anew after a table has grown."""
-        return Parcel(*(getattr(self, name) for name in Columns._fields))
+        return Columns(*(getattr(self, name) for name in NAMES))
 
 
 def _nodes(fleet: Fleet, pools: Table) -> Table:

@@ -1,78 +1,44 @@
 """All of the round's tables as one argument.
 
-Inside compiled code `Columns` is a plain tuple of arrays and costs nothing. Handing eighteen
-arrays over from Python costs 8 us a call, so they travel in one `Parcel`, which costs 1 us.
+Handing eighteen arrays over from Python costs 8 us a call and triples the compile time of what
+takes them; one `Columns` costs 1 us and is a single pointer inside compiled code.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba import njit, types
 from numba.experimental import structref
 
-Table = Any  # a structured array of headgate.kernels.layout
+# For functions that compiled code alone calls: no wrapper for Python, which would take a third of
+# the compile time.
+OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner = njit(cache=True, **OPTIONS)
 
-
-class Columns(NamedTuple):
-    """The tables of headgate.kernels.layout, by name."""
-
-    works: Table
-    lanes: Table
-    nodes: Table
-    gpus: Table
-    pools: Table
-    hist: Any
-    shapes: Any
-    claims: Any
-    levels: Any
-    exposed: Any
-    ready: Any
-    tally: Any
-    flags: Any
-    taken: Any  # scratch of the search for victims: GPUs taken from each claim
-    victims: Any  # scratch: works
-    picked: Any  # scratch: nodes
-    wishes: Table
-    meta: Any
+# The tables of headgate.kernels.layout, then the scratch of the search for victims: GPUs taken
+# from each claim, the victims (works), the nodes picked.
+NAMES = (
+    "works", "lanes", "nodes", "gpus", "pools", "hist", "shapes", "claims", "levels", "exposed",
+    "ready", "tally", "flags", "wishes", "meta",
+    "taken", "victims", "picked",
+)  # fmt: skip
 
 
 @structref.register
-class ParcelType(types.StructRef):
-    """numba's type of a Parcel."""
+class ColumnsType(types.StructRef):
+    """numba's type of `Columns`."""
 
     def preprocess_fields(self, fields: Any) -> Any:
         return tuple((name, types.unliteral(kind)) for name, kind in fields)
 
 
-class Parcel(structref.StructRefProxy):
-    """The same tables for the way from Python into compiled code."""
+class Columns(structref.StructRefProxy):
+    """The tables, by name. Python makes one and hands it over; only compiled code looks inside."""
 
-    def __new__(cls, *tables: Any) -> "Parcel":
+    def __new__(cls, *tables: Any) -> "Columns":
         return structref.StructRefProxy.__new__(cls, *tables)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name}: Python reads headgate.core.tables.Tables, not Columns")
 
-structref.define_proxy(Parcel, ParcelType, list(Columns._fields))
 
-
-@njit(cache=True)
-def unpack(parcel: Any) -> Columns:
-    """The parcel's tables."""
-    return Columns(
-        parcel.works,
-        parcel.lanes,
-        parcel.nodes,
-        parcel.gpus,
-        parcel.pools,
-        parcel.hist,
-        parcel.shapes,
-        parcel.claims,
-        parcel.levels,
-        parcel.exposed,
-        parcel.ready,
-        parcel.tally,
-        parcel.flags,
-        parcel.taken,
-        parcel.victims,
-        parcel.picked,
-        parcel.wishes,
-        parcel.meta,
-    )
+structref.define_proxy(Columns, ColumnsType, list(NAMES))

@@ -1,12 +1,10 @@
 """Nodes and accelerators: what is free where, taking them for a gang and giving them back."""
 
-from numba import njit
-
-from headgate.kernels.columns import Columns
+from headgate.kernels.columns import Columns, inner
 from headgate.kernels.layout import UP
 
 
-@njit(cache=True)
+@inner
 def settle(t: Columns, p: int, now_s: float) -> None:
     """Bring the pool's GPU-second sums up to now; call before any of its counts change."""
     pool = t.pools[p]
@@ -19,7 +17,7 @@ def settle(t: Columns, p: int, now_s: float) -> None:
     pool.at_s = now_s
 
 
-@njit(cache=True)
+@inner
 def take_off_books(t: Columns, n: int) -> None:
     """Forget the node's free accelerators in the pool's sums, before they change."""
     node = t.nodes[n]
@@ -31,7 +29,7 @@ def take_off_books(t: Columns, n: int) -> None:
             t.hist[node.pool, node.free] -= 1
 
 
-@njit(cache=True)
+@inner
 def put_on_books(t: Columns, n: int) -> None:
     """Count the node's free accelerators in the pool's sums again."""
     node = t.nodes[n]
@@ -43,13 +41,13 @@ def put_on_books(t: Columns, n: int) -> None:
             t.hist[node.pool, node.free] += 1
 
 
-@njit(cache=True)
+@inner
 def node_size(t: Columns, p: int) -> int:
     """Accelerators of each of the pool's nodes (a pool is of one kind of node)."""
     return t.nodes[t.pools[p].first_node].size
 
 
-@njit(cache=True)
+@inner
 def fits(t: Columns, p: int, count: int) -> bool:
     """Whether a gang fits on nodes nobody has reserved: whole nodes, and the rest on one more."""
     size = node_size(t, p)
@@ -61,15 +59,18 @@ def fits(t: Columns, p: int, count: int) -> bool:
         return True
     if t.hist[p, size] > whole:
         return True
-    return t.hist[p, rest:size].max() > 0
+    partly = 0
+    for free in range(rest, size):
+        partly += t.hist[p, free]
+    return partly > 0
 
 
-@njit(cache=True)
+@inner
 def usable(t: Columns, n: int, row: int) -> bool:
     return t.nodes[n].state == UP and (t.nodes[n].reserved < 0 or t.nodes[n].reserved == row)
 
 
-@njit(cache=True)
+@inner
 def fits_reserved(t: Columns, p: int, count: int, row: int) -> bool:
     """As `fits`, on nodes that nobody or this very work has reserved."""
     size = node_size(t, p)
@@ -88,7 +89,7 @@ def fits_reserved(t: Columns, p: int, count: int, row: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@inner
 def seize(t: Columns, n: int, row: int, count: int) -> None:
     """Give `count` free accelerators of the node to the work."""
     take_off_books(t, n)
@@ -105,7 +106,7 @@ def seize(t: Columns, n: int, row: int, count: int) -> None:
     put_on_books(t, n)
 
 
-@njit(cache=True)
+@inner
 def best_fit(t: Columns, p: int, row: int, count: int) -> int:
     """The usable node with the fewest free accelerators that still has `count`; the work's own
     reserved nodes come first. -1 if there is none."""
@@ -123,7 +124,7 @@ def best_fit(t: Columns, p: int, row: int, count: int) -> int:
     return best
 
 
-@njit(cache=True)
+@inner
 def best_open_fit(t: Columns, p: int, count: int) -> int:
     """As `best_fit` among unreserved nodes; stops at the first node of the best size."""
     size = node_size(t, p)
@@ -140,7 +141,7 @@ def best_open_fit(t: Columns, p: int, count: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@inner
 def place(t: Columns, p: int, row: int, count: int) -> None:
     """Give the work `count` accelerators of pool p: whole nodes, the rest where it fits best.
 
@@ -171,7 +172,7 @@ def place(t: Columns, p: int, row: int, count: int) -> None:
     t.works[row].pool = p
 
 
-@njit(cache=True)
+@inner
 def give_back(t: Columns, row: int) -> None:
     """Free every accelerator of the work."""
     g = t.works[row].head
@@ -189,7 +190,7 @@ def give_back(t: Columns, row: int) -> None:
     t.works[row].pool = -1
 
 
-@njit(cache=True)
+@inner
 def reserve(t: Columns, n: int, row: int) -> None:
     """Keep the node for one work: nobody else starts there."""
     take_off_books(t, n)
@@ -198,7 +199,7 @@ def reserve(t: Columns, n: int, row: int) -> None:
     put_on_books(t, n)
 
 
-@njit(cache=True)
+@inner
 def unreserve(t: Columns, row: int) -> None:
     """Drop every reservation of the work."""
     for p in range(len(t.pools)):

@@ -4,12 +4,10 @@ When the head of a lane finds no room, nobody behind it would, so a round looks 
 a long queue costs nothing.
 """
 
-from numba import njit
-
-from headgate.kernels.columns import Columns
+from headgate.kernels.columns import Columns, inner
 
 
-@njit(cache=True)
+@inner
 def join(t: Columns, row: int) -> bool:
     """Put a work into its lane in order of key; True when it is the new head."""
     lane = t.lanes[t.works[row].lane]
@@ -36,7 +34,7 @@ def join(t: Columns, row: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@inner
 def leave(t: Columns, row: int) -> None:
     """Take a work out of its lane."""
     lane = t.lanes[t.works[row].lane]
@@ -56,7 +54,7 @@ def leave(t: Columns, row: int) -> None:
     t.works[row].behind = -1
 
 
-@njit(cache=True)
+@inner
 def first_open(t: Columns, n_lanes: int, stamp: int) -> int:
     """The lane, not closed in this round, whose head comes first by (level, key); -1 for none."""
     best = -1

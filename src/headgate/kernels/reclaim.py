@@ -8,9 +8,8 @@ its class's guarantee and the holder's class borrows. The price of a victim is e
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from headgate.kernels.columns import Columns
+from headgate.kernels.columns import Columns, inner
 from headgate.kernels.ground import node_size, reserve, usable
 from headgate.kernels.layout import (
     FIRM,
@@ -25,7 +24,7 @@ from headgate.kernels.layout import (
 )
 
 
-@njit(cache=True)
+@inner
 def within_guarantee(t: Columns, claim: int, p: int, count: int) -> bool:
     return (
         t.flags[USE_GUARANTEES] > 0
@@ -33,7 +32,7 @@ def within_guarantee(t: Columns, claim: int, p: int, count: int) -> bool:
     )
 
 
-@njit(cache=True)
+@inner
 def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
     """A bound that costs nothing: could `count` accelerators of pool p come free for this work?"""
     total = t.pools[p].free - t.pools[p].reserved_free + t.pools[p].stopping
@@ -54,7 +53,7 @@ def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
     )
 
 
-@njit(cache=True)
+@inner
 def loss(t: Columns, v: int, now_s: float) -> float:
     """What stopping v loses: money for work since its checkpoint and its restart, or its age."""
     victim = t.works[v]
@@ -68,7 +67,7 @@ def loss(t: Columns, v: int, now_s: float) -> float:
     return (at_risk_s + victim.restart_s) * victim.gpus * victim.bid
 
 
-@njit(cache=True)
+@inner
 def takeable(t: Columns, row: int, v: int, inside: bool) -> bool:
     """Whether v may be stopped for `row`; `taken[c]` is what this search takes from claim c."""
     claimant, victim = t.works[row], t.works[v]
@@ -84,7 +83,7 @@ def takeable(t: Columns, row: int, v: int, inside: bool) -> bool:
     return t.flags[USE_LEVELS] > 0 and t.levels[claimant.level, victim.level] > 0
 
 
-@njit(cache=True)
+@inner
 def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> float:
     """What clearing the whole node loses; infinite when somebody on it cannot be taken from."""
     total = 0.0
@@ -106,7 +105,7 @@ def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside
     return total
 
 
-@njit(cache=True)
+@inner
 def mark_owners(t: Columns, found: int, n: int, stamp: int) -> int:
     """Mark everybody on the node as a victim of this search; returns how many are found by now."""
     for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
@@ -119,7 +118,7 @@ def mark_owners(t: Columns, found: int, n: int, stamp: int) -> int:
     return found
 
 
-@njit(cache=True)
+@inner
 def cheapest_on_node(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> int:
     """The takeable work on the node that loses least, or -1."""
     best = -1
@@ -135,7 +134,7 @@ def cheapest_on_node(t: Columns, row: int, n: int, stamp: int, now_s: float, ins
     return best
 
 
-@njit(cache=True)
+@inner
 def free_soon(t: Columns, n: int, stamp: int) -> int:
     """Accelerators of the node that are free, being freed, or marked for it."""
     count = 0
@@ -146,7 +145,7 @@ def free_soon(t: Columns, n: int, stamp: int) -> int:
     return count
 
 
-@njit(cache=True)
+@inner
 def search(
     t: Columns, row: int, p: int, count: int, stamp: int, now_s: float
 ) -> tuple[float, int, int]:
@@ -207,7 +206,7 @@ def search(
     return total, n_picked, found
 
 
-@njit(cache=True)
+@inner
 def rest_cost(
     t: Columns, row: int, n: int, rest: int, stamp: int, now_s: float, inside: bool
 ) -> float:
@@ -248,7 +247,7 @@ def rest_cost(
     return total
 
 
-@njit(cache=True)
+@inner
 def reserve_picked(t: Columns, n_picked: int, row: int, p: int) -> None:
     """Keep the picked nodes for the claimant until it starts."""
     for i in range(n_picked):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from headgate.kernels import layout as k
-from headgate.kernels.columns import Columns, unpack
+from headgate.kernels.columns import Columns, inner
 from headgate.kernels.ground import (
     fits,
     fits_reserved,
@@ -32,7 +32,7 @@ from headgate.kernels.reclaim import could_come_back, reserve_picked, search, wi
 SEARCH_AGAIN_S = 15.0
 
 
-@njit(cache=True)
+@inner
 def wish(t: Columns, what: int, row: int, p: int, rule: int, by: int) -> None:
     at = t.meta[k.N_WISHES]
     t.wishes[at].wish = what
@@ -43,7 +43,7 @@ def wish(t: Columns, what: int, row: int, p: int, rule: int, by: int) -> None:
     t.meta[k.N_WISHES] = at + 1
 
 
-@njit(cache=True)
+@inner
 def enter(t: Columns, row: int, state: int, now_s: float) -> None:
     """Move a work to a state, summing what it spent in the last one."""
     work = t.works[row]
@@ -64,7 +64,7 @@ def enter(t: Columns, row: int, state: int, now_s: float) -> None:
     work.since_s = now_s
 
 
-@njit(cache=True)
+@inner
 def start(t: Columns, row: int, p: int, count: int, rule: int, now_s: float) -> None:
     """Give a waiting work its accelerators and wish it started."""
     settle(t, p, now_s)
@@ -85,7 +85,7 @@ def start(t: Columns, row: int, p: int, count: int, rule: int, now_s: float) -> 
     wish(t, k.START, row, p, rule, -1)
 
 
-@njit(cache=True)
+@inner
 def stop(t: Columns, row: int, rule: int, by: int, now_s: float) -> None:
     """Wish a work stopped that starts or runs; it holds its accelerators until it answers."""
     work = t.works[row]
@@ -101,7 +101,7 @@ def stop(t: Columns, row: int, rule: int, by: int, now_s: float) -> None:
     wish(t, k.STOP, row, p, rule, by)
 
 
-@njit(cache=True)
+@inner
 def release(t: Columns, row: int, state: int, now_s: float) -> None:
     """Take a work's accelerators back and move it to a state that holds none."""
     work = t.works[row]
@@ -123,7 +123,7 @@ def release(t: Columns, row: int, state: int, now_s: float) -> None:
     t.meta[k.DIRTY] = k.ALL_LANES
 
 
-@njit(cache=True)
+@inner
 def line_up(t: Columns, row: int) -> None:
     """Put a waiting work into its lane; only a new head gives the round something to try."""
     if join(t, row):
@@ -132,7 +132,7 @@ def line_up(t: Columns, row: int) -> None:
             t.meta[k.DIRTY] = k.FRESH_HEADS
 
 
-@njit(cache=True)
+@inner
 def node_up(t: Columns, n: int, now_s: float) -> None:
     p = t.nodes[n].pool
     if t.nodes[n].state == k.UP:
@@ -147,7 +147,7 @@ def node_up(t: Columns, n: int, now_s: float) -> None:
     t.meta[k.DIRTY] = k.ALL_LANES
 
 
-@njit(cache=True)
+@inner
 def node_down(t: Columns, n: int, now_s: float) -> None:
     """A node is lost: nothing starts there; who holds it answers with a stop of its own."""
     p = t.nodes[n].pool
@@ -164,7 +164,7 @@ def node_down(t: Columns, n: int, now_s: float) -> None:
     t.meta[k.DIRTY] = k.ALL_LANES
 
 
-@njit(cache=True)
+@inner
 def leave_line(t: Columns, row: int, now_s: float) -> None:
     """Take a waiting work out of its lane and drop what was reserved for it."""
     if t.works[row].reserved > 0:
@@ -181,7 +181,7 @@ def leave_line(t: Columns, row: int, now_s: float) -> None:
             t.meta[k.DIRTY] = k.FRESH_HEADS
 
 
-@njit(cache=True)
+@inner
 def learn(t: Columns, code: int, row: int, rule: int, lost_gpu_s: float, now_s: float) -> None:
     """Take one fact into the tables. A move that the lifecycle forbids sets meta[BROKEN]."""
     if code == k.TIME_PASSED:
@@ -239,7 +239,7 @@ def learn(t: Columns, code: int, row: int, rule: int, lost_gpu_s: float, now_s: 
             t.meta[k.BROKEN] = k.ILLEGAL_MOVE
 
 
-@njit(cache=True)
+@inner
 def firm_fits(t: Columns, claim: int, p: int, count: int) -> bool:
     """Work that cannot be taken back must leave what others are guaranteed or hold as firmly."""
     others = 0
@@ -250,7 +250,7 @@ def firm_fits(t: Columns, claim: int, p: int, count: int) -> bool:
     return own + others <= t.pools[p].up
 
 
-@njit(cache=True)
+@inner
 def allowed(t: Columns, row: Any, p: int, count: int) -> int:
     """The rule that forbids the work this pool whatever is free there, or NO_ROOM for none."""
     if t.claims[row.claim, p, k.HELD] + count > t.claims[row.claim, p, k.CAP]:
@@ -261,7 +261,7 @@ def allowed(t: Columns, row: Any, p: int, count: int) -> int:
     return k.NO_ROOM
 
 
-@njit(cache=True)
+@inner
 def find_room(t: Columns, row: int) -> int:
     """The first pool in the work's order with room for it now, or -1 with works.rule set."""
     work = t.works[row]
@@ -283,7 +283,7 @@ def find_room(t: Columns, row: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@inner
 def find_victims(t: Columns, row: int, now_s: float) -> int:
     """The pool in which accelerators should come back for the work, or -1."""
     best = -1
@@ -309,7 +309,7 @@ def find_victims(t: Columns, row: int, now_s: float) -> int:
     return best
 
 
-@njit(cache=True)
+@inner
 def take_back(t: Columns, row: int, p: int, now_s: float) -> None:
     """Reserve the cheapest nodes of pool p for the work and wish stopped whoever is on them."""
     count = t.shapes[t.works[row].shape, p, k.GPUS]
@@ -326,7 +326,7 @@ def take_back(t: Columns, row: int, p: int, now_s: float) -> None:
     t.works[row].rule = k.WAITS_FOR_RECLAIM
 
 
-@njit(cache=True)
+@inner
 def will_end(t: Columns, n: int) -> bool:
     """Whether everybody on the node ends by himself: a replica or a firm lease may not."""
     for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
@@ -336,7 +336,7 @@ def will_end(t: Columns, n: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@inner
 def keep_nodes(t: Columns, row: int, now_s: float) -> None:
     """Keep nodes of the first possible pool empty for a work that has waited long enough.
 
@@ -379,7 +379,7 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> None:
         return
 
 
-@njit(cache=True)
+@inner
 def decide(t: Columns, now_s: float) -> None:
     """Serve the waiting by (level, key): start what fits, take back what is owed."""
     t.meta[k.STAMP] += 1
@@ -423,7 +423,7 @@ def decide(t: Columns, now_s: float) -> None:
     t.meta[k.DIRTY] = k.ALL_LANES  # the wishes are full: go on in another pass
 
 
-@njit(cache=True)
+@inner
 def check(t: Columns, row: int) -> None:
     """The laws that cost nothing, after every fact: sums of each pool, and the gang at hand."""
     for p in range(len(t.pools)):
@@ -451,13 +451,12 @@ def check(t: Columns, row: int) -> None:
 
 @njit(cache=True)
 def turn(
-    parcel: Any, code: int, row: int, rule: int, lost_gpu_s: float, now_s: float
+    t: Columns, code: int, row: int, rule: int, lost_gpu_s: float, now_s: float
 ) -> tuple[int, int]:
     """Learn one fact, decide, check; returns wishes written and the law that broke (0: none).
 
     When the wishes do not fit, meta[DIRTY] says that another pass must follow.
     """
-    t = unpack(parcel)
     t.meta[k.N_WISHES] = 0
     learn(t, code, row, rule, lost_gpu_s, now_s)
     if t.meta[k.DIRTY] != k.CLEAN:
@@ -468,10 +467,9 @@ def turn(
 
 @njit(cache=True)
 def relevel(
-    parcel: Any, row: int, lane: int, level: int, claim: int, mode: int, key: float, now_s: float
+    t: Columns, row: int, lane: int, level: int, claim: int, mode: int, key: float, now_s: float
 ) -> None:
     """Give a starting or running work another level, claim and mode where it stands."""
-    t = unpack(parcel)
     work = t.works[row]
     p = work.pool
     settle(t, p, now_s)
@@ -492,9 +490,8 @@ def relevel(
 
 
 @njit(cache=True)
-def requeue(parcel: Any, row: int, lane: int, level: int, key: float) -> None:
+def requeue(t: Columns, row: int, lane: int, level: int, key: float) -> None:
     """Move a waiting work to another place in line."""
-    t = unpack(parcel)
     leave(t, row)
     t.works[row].lane, t.works[row].level, t.works[row].key = lane, level, key
     line_up(t, row)
@@ -503,7 +500,7 @@ def requeue(parcel: Any, row: int, lane: int, level: int, key: float) -> None:
 
 @njit(cache=True)
 def enlist(
-    parcel: Any,
+    t: Columns,
     row: int,
     kind: int,
     class_: int,
@@ -526,7 +523,6 @@ def enlist(
     now_s: float,
 ) -> None:
     """Write a new work's row; it waits."""
-    t = unpack(parcel)
     work = t.works[row]
     work.kind, work.class_, work.claim, work.tenant = kind, class_, claim, tenant
     work.service, work.mode, work.shape, work.lane = service, mode, shape, lane

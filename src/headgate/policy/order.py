@@ -1,5 +1,6 @@
 """The order of classes, and standing inside a class."""
 
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ FIRST = ("training", "maas")
 STANDING_S = 10 * 365 * 86_400.0
 
 
+@cache
 def class_levels(classes: tuple[str, ...], preset: Preset) -> tuple[int, ...]:
     """The level of each class in the strategic order; equal levels take turns by time.
 
@@ -45,11 +47,13 @@ def standing(families: tuple[str, ...], weights: dict[str, float]) -> float:
     return sum(weights.get(family, 1.0) for family in set(families))
 
 
+@cache
 def ladder(classes: tuple[str, ...], preset: Preset) -> int:
     """Levels in all: two for each rung of the order, and one below for filling work."""
     return 2 * (max(class_levels(classes, preset)) + 1) + 1
 
 
+@cache
 def rung(classes: tuple[str, ...], preset: Preset, class_: int, priority: int) -> int:
     """The level of a class's work; its works of priority 1 stand before the rest of it."""
     return 2 * class_levels(classes, preset)[class_] + (0 if priority else 1)
