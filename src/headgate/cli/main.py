@@ -16,6 +16,8 @@ COMMANDS: dict[str, str] = {
     "data": "headgate.cli.data:data",
     "engine": "headgate.cli.serve:engine",
     "keys": "headgate.cli.accounts:keys",
+    "explain": "headgate.cli.logs:explain_command",
+    "replay": "headgate.cli.logs:replay_command",
     "serve": "headgate.cli.serve:serve",
     "simulate": "headgate.cli.simulate:simulate",
     "tenants": "headgate.cli.accounts:tenants",

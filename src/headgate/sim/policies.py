@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from headgate.control.factlog import Head
 from headgate.core.errors import InputError
 from headgate.core.tables import Ints
 from headgate.policy.baselines import Fifo, Priority, Silos
 from headgate.policy.headgate import Headgate
+from headgate.policy.order import Preset
 from headgate.policy.rules import Policy
 from headgate.sim.story import Story
 
@@ -39,30 +41,39 @@ def _silos(story: Story) -> Policy:
     return Silos(silo_sizes(story), peaks / story.scenario.window_s)
 
 
-BUNDLED: dict[str, Callable[[Story], Policy]] = {
-    "silos": _silos,
-    "fifo": lambda story: Fifo(),
-    "priority": lambda story: Priority(story.fleet.classes, story.scenario.order.preset),
-    "headgate": lambda story: Headgate(story.fleet.classes, story.scenario.order.preset),
+Made = Callable[[tuple[str, ...], Preset], Policy]
+
+# What needs nothing but the classes and their order; silos need the demand's peaks too.
+BUNDLED: dict[str, Made] = {
+    "fifo": lambda classes, preset: Fifo(),
+    "priority": Priority,
+    "headgate": Headgate,
 }
 
 
 def make(name: str, story: Story) -> Policy:
+    """The policy of that name for a story."""
+    if name == "silos":
+        return _silos(story)
+    return named(name, story.fleet.classes, story.scenario.order.preset)
+
+
+def named(name: str, classes: tuple[str, ...], preset: Preset) -> Policy:
     """The policy of that name; `module:Class` or `file.py:Class` for a class of one's own.
 
     Such a class is called with the fleet's class names and the preset, as `Headgate` is.
     """
     if name in BUNDLED:
-        return BUNDLED[name](story)
+        return BUNDLED[name](classes, preset)
     where, _, attribute = name.rpartition(":")
     if not where:
         raise InputError(
-            f"policy {name!r} is not known; bundled are {', '.join(BUNDLED)}; give one of them, "
-            f"or your own as module:Class or file.py:Class."
+            f"policy {name!r} is not known; bundled are silos, {', '.join(BUNDLED)}; give one of "
+            f"them, or your own as module:Class or file.py:Class."
         )
     made = _attribute(name, where, attribute)
     try:
-        policy = made(story.fleet.classes, story.scenario.order.preset)
+        policy = made(classes, preset)
     except TypeError as error:
         raise InputError(
             f"policy {name} cannot be made ({error}); its class is called with the class names "
@@ -75,6 +86,13 @@ def make(name: str, story: Story) -> Policy:
                 f"(headgate.policy.rules.Policy)."
             )
     return policy  # type: ignore[no-any-return]
+
+
+def from_head(head: Head) -> Policy:
+    """The policy that a fact log was made with."""
+    if head.policy == "silos":
+        return Silos(np.array(head.caps, np.int64), np.array(head.peaks))
+    return named(head.policy, head.fleet.classes, head.preset)  # type: ignore[arg-type]
 
 
 def _attribute(name: str, where: str, attribute: str) -> Any:
