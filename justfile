@@ -21,3 +21,8 @@ test *ARGS:
 # What a developer runs between edits.
 quick *ARGS:
     uv run pytest -m "not slow and not engine" -q {{ARGS}}
+
+# The pages that are written from the code.
+reference:
+    uv run python tools/traces_page.py
+    uv run python -m tools.reference

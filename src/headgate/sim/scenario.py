@@ -29,13 +29,13 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Rack(_Part, frozen=True, kw_only=True):
     """Nodes that go live together."""
 
-    at_h: NotNegative
+    at_h: NotNegative  # hours after the start
     nodes: AtLeastOne
 
 
 class PoolPart(_Part, frozen=True, kw_only=True):
-    name: str
-    generation: str
+    name: str  # by which the rest of the file names it
+    generation: str  # the accelerators' model, for people
     nodes: AtLeastOne  # live from the start
     gpus_per_node: Annotated[int, Meta(ge=1, le=128)] = 8
     racks: tuple[Rack, ...] = ()
@@ -46,12 +46,12 @@ class PoolPart(_Part, frozen=True, kw_only=True):
 
 
 class OrderPart(_Part, frozen=True, kw_only=True):
-    """The settings of the order of classes; the guarantees are GPUs by class and pool."""
+    """What is free in the order of classes: `preset` says who of internal and external is first."""
 
     preset: Literal["internal_first", "external_first", "together"] = "internal_first"
-    standing: dict[Family, NotNegative] = {}
-    guarantees: dict[ClassName, dict[str, Count]] = {}
-    reclaim_s: Positive = 300.0
+    standing: dict[Family, NotNegative] = {}  # weight of a product family; 1 where absent
+    guarantees: dict[ClassName, dict[str, Count]] = {}  # GPUs by class and pool
+    reclaim_s: Positive = 300.0  # a guarantee asked for is met within it
 
 
 class FoundationPart(_Part, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class FoundationPart(_Part, frozen=True, kw_only=True):
 
     name: str
     gpus: AtLeastOne
-    pools: tuple[str, ...]
+    pools: tuple[str, ...]  # it may run in any one of them
     hours: Positive  # at speed 1
     submitted_h: NotNegative = 0.0
     tenant: str = "foundation"
@@ -79,18 +79,18 @@ class GangsPart(_Part, frozen=True, kw_only=True):
 
     trace: PhillyTrace
     generated: GeneratedGangs
-    pools: tuple[str, ...]
+    pools: tuple[str, ...]  # a gang runs in one of them
 
 
 class TrainingPart(_Part, frozen=True, kw_only=True):
     """Training gangs, and how fast each pool trains relative to speed 1."""
 
-    speed: dict[str, Positive]
+    speed: dict[str, Positive]  # by pool; 1 is the reference
     start_s: Positive  # reading the checkpoint and warming up
     foundation: tuple[FoundationPart, ...] = ()
-    foundation_checkpoint_s: Positive = 1800.0
+    foundation_checkpoint_s: Positive = 1800.0  # time between checkpoints
     gangs: GangsPart | None = None
-    gangs_checkpoint_s: Positive = 1800.0
+    gangs_checkpoint_s: Positive = 1800.0  # time between checkpoints
     speed_source: str
     start_source: str
     checkpoint_source: str
@@ -104,23 +104,23 @@ class ReplicaPart(_Part, frozen=True, kw_only=True):
 
 
 class ServeGenTrace(_Part, frozen=True, kw_only=True):
-    model: str
-    start_day: NotNegative = 0.0
-    rate_scale: Positive = 1.0
-    repeat: bool = False
+    model: str  # as the trace names it
+    start_day: NotNegative = 0.0  # of the trace
+    rate_scale: Positive = 1.0  # requests for each of the trace's
+    repeat: bool = False  # play a trace that is too short again
 
 
 class GeneratedTraffic(_Part, frozen=True, kw_only=True):
     """What generated traffic is like; the shape comes from published statistics."""
 
     like: Literal["large", "mid", "small", "reasoning"]
-    requests_per_s: Positive
+    requests_per_s: Positive  # on average
     tenants: AtLeastOne = 50
 
 
 class DemandPart(_Part, frozen=True, kw_only=True):
-    trace: ServeGenTrace | None = None
-    generated: GeneratedTraffic
+    trace: ServeGenTrace | None = None  # played when the data folder is given
+    generated: GeneratedTraffic  # played without it, or without a trace
 
 
 class BatchPart(_Part, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ class BatchPart(_Part, frozen=True, kw_only=True):
 
     requests_per_day: Positive
     requests_per_batch: Positive
-    deadline_h: Positive = 24.0
+    deadline_h: Positive = 24.0  # after it was ordered
     tenants: AtLeastOne = 20
 
 
@@ -138,16 +138,16 @@ class ServicePart(_Part, frozen=True, kw_only=True):
     name: str
     class_: ClassName = msgspec.field(name="class")
     model: str  # what stands for it in the profiles
-    demand: DemandPart
-    replicas: dict[str, ReplicaPart]
+    demand: DemandPart  # of online requests
+    replicas: dict[str, ReplicaPart]  # by pool: what one replica is there
     input_weight: NotNegative  # output tokens that one input token costs
     start_s: Positive  # weights loaded and engine warm
     wait_s: Positive = 10.0  # a request that waits longer has missed its objective
     patience_s: Positive = 60.0  # a request that would wait longer is refused
-    replicas_min: Count = 1
-    batch: BatchPart | None = None
+    replicas_min: Count = 1  # never fewer
+    batch: BatchPart | None = None  # deferrable work for the same model
     usd_per_million: NotNegative  # goodput output-equivalent tokens
-    batch_usd_per_million: NotNegative
+    batch_usd_per_million: NotNegative  # tokens of orders done in time
     batch_miss_usd_per_million: NotNegative = 0.0  # taken off for each token past its deadline
     usd_source: str
     replicas_source: str
@@ -156,7 +156,7 @@ class ServicePart(_Part, frozen=True, kw_only=True):
 class LeasesPart(_Part, frozen=True, kw_only=True):
     """Leases of outside customers; no public trace holds any, so they are always generated."""
 
-    pools: tuple[str, ...]
+    pools: tuple[str, ...]  # a lease runs in one of them
     gpus_offered: Positive  # accelerators they would hold on average if all were granted
     tenants: AtLeastOne = 24
     patience_h: Positive = 2.0  # a lease that has not begun by then is refused
@@ -165,19 +165,19 @@ class LeasesPart(_Part, frozen=True, kw_only=True):
 
 
 class DlrmTrace(_Part, frozen=True, kw_only=True):
-    start_day: NotNegative = 5.0
-    scale: Positive = 1.0
+    start_day: NotNegative = 5.0  # of the trace
+    scale: Positive = 1.0  # replicas for each of the trace's
 
 
 class GeneratedReplicas(_Part, frozen=True, kw_only=True):
-    gpus: AtLeastOne
+    gpus: AtLeastOne  # at any time
     apps: AtLeastOne = 40
 
 
 class ApplicationsPart(_Part, frozen=True, kw_only=True):
     """Internal applications that keep fixed replicas of one accelerator each."""
 
-    pools: tuple[str, ...]
+    pools: tuple[str, ...]  # a replica runs in one of them
     trace: DlrmTrace
     generated: GeneratedReplicas
     start_s: Positive = 120.0
@@ -195,16 +195,16 @@ class WorthPart(_Part, frozen=True, kw_only=True):
 
 
 class FailuresPart(_Part, frozen=True, kw_only=True):
-    node_mtbf_days: Positive
-    repair_h: Positive
+    node_mtbf_days: Positive  # mean time between failures of a node
+    repair_h: Positive  # until it is back
     source: str
 
 
 class Scenario(_Part, frozen=True, kw_only=True):
     name: str
-    about: str
+    about: str  # one sentence for the head of the report
     days: Positive
-    window_s: Positive = 60.0
+    window_s: Positive = 60.0  # request traffic is served by windows of it
     stop_s: NotNegative  # from the wish to stop until the accelerators are free
     stop_source: str
     pools: tuple[PoolPart, ...]
@@ -215,7 +215,12 @@ class Scenario(_Part, frozen=True, kw_only=True):
     applications: ApplicationsPart | None = None
     worth: WorthPart
     failures: FailuresPart | None = None
-    policies: tuple[str, ...] = ("silos", "fifo", "priority", "headgate")
+    policies: tuple[str, ...] = (
+        "silos",
+        "fifo",
+        "priority",
+        "headgate",
+    )  # run when the command line names none
 
     @property
     def span_s(self) -> float:
