@@ -15,6 +15,9 @@ ONLINE, BATCH = 0, 1
 HISTORY = 128
 # Batch replicas of a service that wait at once: enough to fill what falls idle in a window.
 WAITING_AT_MOST = 64
+# Capacity this much above its target is left alone, as Kubernetes' horizontal autoscaler does by
+# default: without it every ripple of demand stops a replica and starts another.
+TOLERANCE = 0.1
 
 
 class Services:
@@ -63,13 +66,12 @@ class Services:
 
     def _prune(self, v: int) -> None:
         """Forget replicas that have ended."""
-        states = self.ground.tables.works["state"]
         for mode in (ONLINE, BATCH):
             rows = self.rows[v][mode]
             if rows:
-                gone = np.isin(states[rows], ENDED)
-                if gone.any():
-                    rows[:] = np.asarray(rows)[~gone].tolist()
+                lives = self._states(rows) < min(ENDED)
+                if not lives.all():
+                    rows[:] = np.asarray(rows)[lives].tolist()
 
     def _capacity(self, v: int, rows: list[int]) -> Floats:
         """Tokens/s of each replica where it stands, or in the pool it would try first."""
@@ -95,7 +97,7 @@ class Services:
         count = int(np.count_nonzero(~leaving))
         if have < target or count < least:
             self._add(v, mode, target - have, least - count, states)
-        elif have > target and count > least:
+        elif have > target * (1.0 + TOLERANCE) and count > least:
             self._drop(v, mode, have - target, count - least, states, capacity)
 
     def _add(self, v: int, mode: int, lacking: float, least: int, states: Ints) -> None:
@@ -179,13 +181,15 @@ class Services:
         rows = list(self.rows[v][mode])
         converts = mode == ONLINE and self.ground.rules.converts_replicas
         batch_waits = self.orders[v].total > 0.0
+        each = capacity.tolist()
+        least = min(each)
         for state in (k.WAITING, k.STARTING, k.RUNNING):
             for i in np.flatnonzero(states == state)[::-1].tolist():
-                if count <= 0:
+                if count <= 0 or surplus < least:
                     return
-                if capacity[i] > surplus:
+                if each[i] > surplus:
                     continue
-                surplus -= float(capacity[i])
+                surplus -= each[i]
                 count -= 1
                 if converts and batch_waits and state != k.WAITING:
                     self._move(v, rows[i], BATCH)
