@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headgate.core.errors import InputError
-from headgate.policy.placement.mix import typical_pods
-from headgate.policy.placement.published import POLICIES
-from headgate.sim.packing import pack
+from headgate.sim.packing import POLICIES, pack
 from headgate.sim.traces.openb import load_nodes, load_pods
 
 
@@ -51,12 +49,11 @@ def placement(
             )
     nodes = load_nodes(data)
     pods = load_pods(data, trace, nodes)
-    typical = typical_pods(pods)
     runs = []
     for policy in policies or POLICIES:
-        pack(nodes, pods, typical, policy, seed=0)  # compile or load before timing
+        pack(nodes, pods, policy, seed=0)  # compile or load before timing
         for seed in _range(seeds):
-            packing = pack(nodes, pods, typical, policy, seed)
+            packing = pack(nodes, pods, policy, seed)
             share = packing.allocated_percent
             runs.append(Run(trace, policy, seed, share, packing.wall_s))
     _show(runs)

@@ -2,7 +2,7 @@
 
 from headgate.kernels import placement_published as kernel
 
-POLICIES = {
+PUBLISHED = {
     "Random": kernel.RANDOM,
     "DotProd": kernel.DOT_PROD,
     "GpuClustering": kernel.GPU_CLUSTERING,
