@@ -98,7 +98,7 @@ def explain(machine: Machine, row: int) -> Explanation:
 def _ahead(machine: Machine, row: int) -> int:
     """Works before it in its lane."""
     tables = machine.ground.tables
-    if tables.works[row]["state"] != k.WAITING:
+    if tables.works[row]["state"] != k.WAITING or tables.works[row]["claiming"]:
         return 0
     count, at = 0, int(tables.lanes[tables.works[row]["lane"]]["head"])
     while at >= 0 and at != row:

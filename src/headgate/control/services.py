@@ -121,7 +121,7 @@ class Services:
         asking = self._asking(v, mode)
         self.made[v] += 1
         return self.ground.enlist(
-            f"{service.name}/{kind}-{self.made[v]}",
+            f"{service.name}/replica-{self.made[v]}",
             kind,
             service.class_,
             service.tenant,

@@ -46,12 +46,21 @@ class Tables:
         self.wishes = np.zeros(WISHES + fleet.gpus, k.WISH)
         self.meta = np.zeros(k.META_SIZE, np.int64)
         self.meta[k.FILL_CLAIM] = classes
+        self.meta[k.CLAIMANTS] = -1
 
     def grow_works(self) -> None:
         self.works = np.concatenate([self.works, np.zeros(len(self.works), k.WORK)])
 
     def grow_lanes(self) -> None:
         self.lanes = np.concatenate([self.lanes, np.zeros(len(self.lanes), k.LANE)])
+
+    def claimants(self) -> list[int]:
+        """Rows of the works for which nodes are reserved."""
+        rows, at = [], int(self.meta[k.CLAIMANTS])
+        while at >= 0:
+            rows.append(at)
+            at = int(self.works[at]["behind"])
+        return rows
 
     def columns(self) -> Columns:
         """The tables as the kernels take them; made anew after a table has grown."""

@@ -1,10 +1,12 @@
 """Waiting lines. Works of one level, class, shape and firmness wait in one lane, by key.
 
 When the head of a lane finds no room, nobody behind it would, so a round looks at heads only and
-a long queue costs nothing.
+a long queue costs nothing. A work for which nodes are reserved waits apart, among the claimants,
+so that whoever stood behind it may claim nodes too.
 """
 
 from headgate.kernels.columns import Columns, inner
+from headgate.kernels.layout import CLAIMANTS
 
 
 @inner
@@ -69,3 +71,27 @@ def first_open(t: Columns, n_lanes: int, stamp: int) -> int:
             if key < best_key or (key == best_key and lane.head < t.lanes[best].head):
                 best = i
     return best
+
+
+@inner
+def step_aside(t: Columns, row: int) -> None:
+    """Take a work out of its lane and put it among the claimants."""
+    leave(t, row)
+    t.works[row].claiming = 1
+    t.works[row].behind = t.meta[CLAIMANTS]
+    t.meta[CLAIMANTS] = row
+
+
+@inner
+def step_back(t: Columns, row: int) -> None:
+    """Take a work from among the claimants; it stands nowhere."""
+    following = t.works[row].behind
+    if t.meta[CLAIMANTS] == row:
+        t.meta[CLAIMANTS] = following
+    else:
+        at = t.meta[CLAIMANTS]
+        while t.works[at].behind != row:
+            at = t.works[at].behind
+        t.works[at].behind = following
+    t.works[row].claiming = 0
+    t.works[row].behind = -1

@@ -68,7 +68,7 @@ GPUS, PREFERENCE = range(2)
 HELD, FIRM, CAP, GUARANTEE = range(4)
 
 # Places in `meta`, the round's few scalars.
-STAMP, DIRTY, N_LANES, N_WISHES, BROKEN, FILL_CLAIM = range(6)
+STAMP, DIRTY, N_LANES, N_WISHES, BROKEN, FILL_CLAIM, CLAIMANTS = range(7)
 META_SIZE = 8
 
 # Places in `flags`, what a policy says once.
@@ -98,7 +98,8 @@ WORK = np.dtype(
         ("service", np.int32),
         ("shape", np.int32),
         ("lane", np.int32),
-        ("behind", np.int32),  # the next work in its waiting line
+        ("behind", np.int32),  # the next work in its waiting line, or among the claimants
+        ("claiming", np.int8),  # 1: nodes are reserved for it; it waits among the claimants
         ("gpus", np.int32),
         ("head", np.int32),  # its first accelerator; the others follow by GPU.next
         ("reserved", np.int32),  # nodes reserved for it

@@ -25,7 +25,7 @@ from headgate.kernels.ground import (
     unreserve,
     usable,
 )
-from headgate.kernels.lanes import first_open, join, leave
+from headgate.kernels.lanes import first_open, join, leave, step_aside, step_back
 from headgate.kernels.reclaim import could_come_back, reserve_picked, search, within_guarantee
 
 # A failed search for victims is not repeated for the same lane sooner than this.
@@ -68,7 +68,10 @@ def enter(t: Columns, row: int, state: int, now_s: float) -> None:
 def start(t: Columns, row: int, p: int, count: int, rule: int, now_s: float) -> None:
     """Give a waiting work its accelerators and wish it started."""
     settle(t, p, now_s)
-    leave(t, row)
+    if t.works[row].claiming > 0:
+        step_back(t, row)
+    else:
+        leave(t, row)
     place(t, p, row, count)
     unreserve(t, row)
     work = t.works[row]
@@ -155,8 +158,11 @@ def node_down(t: Columns, n: int, now_s: float) -> None:
         t.meta[k.BROKEN] = k.ILLEGAL_MOVE
         return
     settle(t, p, now_s)
-    if t.nodes[n].reserved >= 0:
-        unreserve(t, t.nodes[n].reserved)
+    claimant = t.nodes[n].reserved
+    if claimant >= 0:
+        unreserve(t, claimant)
+        step_back(t, claimant)
+        line_up(t, claimant)
     take_off_books(t, n)
     t.nodes[n].state = k.DOWN
     t.pools[p].up -= t.nodes[n].size
@@ -172,6 +178,9 @@ def leave_line(t: Columns, row: int, now_s: float) -> None:
             settle(t, p, now_s)
         unreserve(t, row)
         t.meta[k.DIRTY] = k.ALL_LANES
+    if t.works[row].claiming > 0:
+        step_back(t, row)
+        return
     lane = t.lanes[t.works[row].lane]
     was_head = lane.head == row
     leave(t, row)
@@ -337,15 +346,15 @@ def will_end(t: Columns, n: int) -> bool:
 
 
 @inner
-def keep_nodes(t: Columns, row: int, now_s: float) -> None:
+def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
     """Keep nodes of the first possible pool empty for a work that has waited long enough.
 
     One work at a time in each pool; nodes with most free accelerators first, and only nodes whose
     holders end by themselves. Others go on being placed around it, so nobody else is blocked.
     """
     work = t.works[row]
-    if work.reserved > 0 or now_s - work.since_s < t.flags[k.RESERVE_AFTER_S]:
-        return
+    if now_s - work.since_s < t.flags[k.RESERVE_AFTER_S]:
+        return False
     for i in range(t.shapes.shape[1]):
         p = t.shapes[work.shape, i, k.PREFERENCE]
         if p < 0:
@@ -376,7 +385,43 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> None:
         work.reserved_pool = p
         work.rule = k.HELD_FOR_LARGE_GANG
         t.pools[p].reserved_by = row
-        return
+        return True
+    return False
+
+
+@inner
+def start_claimants(t: Columns, now_s: float) -> None:
+    """Start every work whose reserved nodes are free by now, or that finds room elsewhere."""
+    row = t.meta[k.CLAIMANTS]
+    while row >= 0:
+        following = t.works[row].behind
+        p = find_room(t, row)
+        if p >= 0:
+            rule = k.RESERVED_NODES if t.works[row].reserved_pool == p else k.FREE_CAPACITY
+            start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
+        else:
+            reclaiming = t.pools[t.works[row].reserved_pool].reserved_by != row
+            t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
+        row = following
+
+
+@inner
+def claim_nodes(t: Columns, row: int, now_s: float) -> bool:
+    """Reserve nodes for the head of a lane: by taking back what it is owed, or by keeping nodes
+    empty. False when neither can be done now."""
+    lane = t.lanes[t.works[row].lane]
+    takes_back = t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] > 0
+    if takes_back and now_s - lane.searched_s >= SEARCH_AGAIN_S:
+        p = find_victims(t, row, now_s)
+        if p >= 0:
+            take_back(t, row, p, now_s)
+            step_aside(t, row)
+            return True
+        lane.searched_s = now_s
+    if t.flags[k.RESERVE_AFTER_S] >= 0.0 and keep_nodes(t, row, now_s):
+        step_aside(t, row)
+        return True
+    return False
 
 
 @inner
@@ -392,6 +437,8 @@ def decide(t: Columns, now_s: float) -> None:
         t.lanes[i].fresh = 0
     t.meta[k.DIRTY] = k.CLEAN
     room = len(t.wishes) - len(t.victims)
+    if everything:
+        start_claimants(t, now_s)
     while t.meta[k.N_WISHES] < room:
         i = first_open(t, n_lanes, stamp)
         if i < 0:
@@ -399,27 +446,9 @@ def decide(t: Columns, now_s: float) -> None:
         row = t.lanes[i].head
         p = find_room(t, row)
         if p >= 0:
-            kept = t.works[row].reserved > 0 and t.works[row].reserved_pool == p
-            rule = k.RESERVED_NODES if kept else k.FREE_CAPACITY
-            count = t.shapes[t.works[row].shape, p, k.GPUS]
-            start(
-                t, row, p, count, rule, now_s,
-            )  # fmt: skip
-            continue
-        t.lanes[i].closed = stamp
-        if t.works[row].reserved > 0:
-            reclaiming = t.pools[t.works[row].reserved_pool].reserved_by != row
-            t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
-            continue
-        takes_back = t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] > 0
-        if takes_back and now_s - t.lanes[i].searched_s >= SEARCH_AGAIN_S:
-            p = find_victims(t, row, now_s)
-            if p >= 0:
-                take_back(t, row, p, now_s)
-                continue
-            t.lanes[i].searched_s = now_s
-        if t.flags[k.RESERVE_AFTER_S] >= 0.0:
-            keep_nodes(t, row, now_s)
+            start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], k.FREE_CAPACITY, now_s)
+        elif not claim_nodes(t, row, now_s):
+            t.lanes[i].closed = stamp
     t.meta[k.DIRTY] = k.ALL_LANES  # the wishes are full: go on in another pass
 
 
@@ -492,9 +521,12 @@ def relevel(
 @njit(cache=True)
 def requeue(t: Columns, row: int, lane: int, level: int, key: float) -> None:
     """Move a waiting work to another place in line."""
-    leave(t, row)
+    claims = t.works[row].claiming > 0
+    if not claims:
+        leave(t, row)
     t.works[row].lane, t.works[row].level, t.works[row].key = lane, level, key
-    line_up(t, row)
+    if not claims:
+        line_up(t, row)
     t.meta[k.DIRTY] = k.ALL_LANES
 
 

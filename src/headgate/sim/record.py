@@ -1,5 +1,7 @@
 """What a run leaves behind, window by window; everything reported is computed from it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from headgate.control.machine import Machine
@@ -8,6 +10,8 @@ from headgate.core.tables import Floats, Ints
 from headgate.kernels import layout as k
 from headgate.sim.traffic import Traffic
 
+# Works of one lane that are looked at as asks for a guarantee; behind them stand equals.
+OWED_AT_MOST = 64
 SERVED_COLUMNS = ("arrived", "served", "in_objective", "queued", "refused", "batch_served")
 
 
@@ -58,6 +62,11 @@ class Recorder:
         gpus = smallest.min(axis=1)[lanes["shape"]] * lanes["count"] * online
         self.waiting[row] = np.bincount(lanes["class_"], lanes["count"] * online, classes)
         self.waiting_gpus[row] = np.bincount(lanes["class_"], gpus, classes)
+        for claimant in tables.claimants():
+            work = tables.works[claimant]
+            if work["claim"] < classes:
+                self.waiting[row, work["class_"]] += 1
+                self.waiting_gpus[row, work["class_"]] += smallest[work["shape"]].min()
 
 
 class Guarantees:
@@ -69,34 +78,50 @@ class Guarantees:
         self.promised: Ints = np.array(
             fleet.guarantees or [[0] * len(fleet.pools)] * len(fleet.classes), np.int64
         )
-        self.asked_since: dict[tuple[int, int], float] = {}
+        self.asked_since: dict[tuple[int, int], float] = {}  # (work, pool)
         self.broken_s = 0.0
         self.by_class: Floats = np.zeros(len(fleet.classes))
 
     def note(self, at_s: float, window_s: float) -> None:
-        """Count a window for every class and pool whose ask is older than its reclaim time."""
+        """Count a window for every ask that is older than the reclaim time."""
         asked = self._asked()
-        for place in list(self.asked_since):
-            if place not in asked:
-                del self.asked_since[place]
-        for place in asked:
-            since_s = self.asked_since.setdefault(place, at_s)
-            if at_s - since_s > self.machine.fleet.reclaim_s:
-                self.broken_s += window_s
-                self.by_class[place[0]] += window_s
+        self.asked_since = {ask: self.asked_since.get(ask, at_s) for ask in asked}
+        works = self.machine.ground.tables.works
+        broken = {
+            (int(works[row]["class_"]), pool)
+            for (row, pool), since_s in self.asked_since.items()
+            if at_s - since_s > self.machine.fleet.reclaim_s
+        }
+        self.broken_s += window_s * len(broken)
+        for class_, _ in broken:
+            self.by_class[class_] += window_s
 
     def _asked(self) -> set[tuple[int, int]]:
-        """(class, pool) with waiting work that fits into what the class is guaranteed there."""
+        """(work, pool) of the waiting works that fit, in order, into what their class is
+        guaranteed in the pool and does not hold."""
         tables = self.machine.ground.tables
         held = tables.claims[:-1, :, k.HELD]
         spare = np.where(self.promised > 0, self.promised - held, 0)
         spare = np.minimum(spare, tables.pools["up"] - held)
-        asked = set()
-        for lane in tables.lanes[: tables.meta[k.N_LANES]]:
-            if lane["count"] == 0 or lane["claim"] >= len(held):
-                continue
-            wanted = tables.shapes[lane["shape"], :, k.GPUS]
-            owed = (wanted > 0) & (wanted <= spare[lane["class_"]])
-            for p in np.flatnonzero(owed).tolist():
-                asked.add((int(lane["class_"]), p))
+        asked: set[tuple[int, int]] = set()
+        if not (spare > 0).any():
+            return asked
+        for row in self._waiting():
+            work = tables.works[row]
+            wanted = tables.shapes[work["shape"], :, k.GPUS]
+            mine = spare[work["class_"]]
+            for p in np.flatnonzero((wanted > 0) & (wanted <= mine)).tolist():
+                asked.add((row, p))
+                mine[p] -= wanted[p]
         return asked
+
+    def _waiting(self) -> Iterator[int]:
+        """Claimants, then every lane from its head as long as somebody in it may be owed."""
+        tables = self.machine.ground.tables
+        classes = len(self.machine.fleet.classes)
+        yield from (r for r in tables.claimants() if tables.works[r]["claim"] < classes)
+        for lane in tables.lanes[: tables.meta[k.N_LANES]]:
+            at, seen = int(lane["head"]), 0
+            while at >= 0 and lane["claim"] < classes and seen < OWED_AT_MOST:
+                yield at
+                at, seen = int(tables.works[at]["behind"]), seen + 1
