@@ -42,6 +42,7 @@ INFERENCE = frozenset(
 RELAYED = (b"/v1/files", b"/v1/batches", b"/v1/uploads")
 FILE_BODY_MAX = 210 * 1024 * 1024
 LANES_MAX = 20_000
+LARGE_BODY = 65_536
 INTERNAL = b"x-headgate-internal"
 
 
@@ -62,6 +63,7 @@ class Door:
         self.prices: Prices = DrainPrices(self.dispatcher)
         self.fronts: set[Front] = set()
         self.lanes: dict[tuple[str, str, bytes, str | None, bool], Lane] = {}
+        self._batch_accounts: dict[tuple[str, str], tuple[Tenant, Account]] = {}
         self.draining = False
         self.secret = os.environ.get("HEADGATE_INTERNAL", "").encode()
         self.admin: Engine | None = None
@@ -185,11 +187,23 @@ class Door:
     def preview(self, exchange: Exchange, size: int) -> None:
         """Look at a request's head before a body of more than a few kilobytes is read."""
         if exchange.path.startswith(RELAYED):
-            exchange.body_max = max(self.body_max, FILE_BODY_MAX)
+            exchange.body_max = max(self.body_max + 1, FILE_BODY_MAX)
         if size > exchange.body_max:
             raise Problem(413, None, f"The request's body is over {exchange.body_max} bytes.")
-        if size > 65_536 and INTERNAL not in exchange.headers:
+        if size > LARGE_BODY and INTERNAL not in exchange.headers:
             self._key(exchange)  # nobody without any key sends much
+
+    def upload(self, exchange: Exchange) -> bool:
+        """Pass a file on while it is still coming in; False if it must be read wholly first."""
+        if self.admin is None or not exchange.path.startswith(RELAYED):
+            return False
+        account = self.accounts.lookup(self._key(exchange))
+        if account is None:
+            return False
+        exchange.started()
+        exchange.uploading = exchange.passed_on = True
+        self._relay(exchange, account)
+        return True
 
     def begin(self, exchange: Exchange) -> None:
         """A request has been read wholly."""
@@ -278,10 +292,15 @@ class Door:
         tenant = headers.get(b"x-headgate-tenant", b"").decode("latin-1")
         key = headers.get(b"x-headgate-key", b"").decode("latin-1")
         exchange.order = headers.get(b"x-headgate-order", b"").decode("latin-1")
-        known = self.tenants.get(tenant)
+        known = self.accounts.tenant(tenant) or self.tenants.get(tenant)
         if known is None:
-            known = self.accounts.tenant(tenant)
-        return Account(key=key, tenant=known or Tenant(tenant, class_=self.config.classes[-1].name))
+            known = Tenant(tenant, class_=self.config.classes[-1].name)
+        held = self._batch_accounts.get((tenant, key))
+        if held is None or held[0] is not known:
+            # A batch does not use up its tenant's requests and tokens a minute; budgets hold.
+            unlimited = msgspec.structs.replace(known, limits={})
+            held = self._batch_accounts[tenant, key] = (known, Account(key, unlimited))
+        return held[1]
 
     def _enter(self, exchange: Exchange, account: Account) -> None:
         if exchange.path not in INFERENCE:
@@ -534,8 +553,10 @@ class Door:
             200, exchange, self.date(), b"text/event-stream; charset=utf-8", relayed=False
         )
 
-    def relay_head(self, exchange: Exchange, content_type: bytes) -> bytes:
-        return heads.streamed(exchange.status, exchange, self.date(), content_type, relayed=True)
+    def relay_head(self, exchange: Exchange) -> bytes:
+        return heads.streamed(
+            exchange.status, exchange, self.date(), exchange.content_type, relayed=True
+        )
 
     def date(self) -> bytes:
         """The date header, made once a second."""
@@ -605,7 +626,13 @@ class RelayLane(Lane):
             for name in (b"content-type", b"accept", b"idempotency-key")
             if name in headers
         )
-        return b"%b%bx-request-id: %b\r\n%b: %b\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+        if not exchange.passed_on:
+            framing = b"content-length: %d\r\n" % len(exchange.body)
+        elif b"content-length" in headers:
+            framing = b"content-length: %b\r\n" % headers[b"content-length"]
+        else:
+            framing = b"transfer-encoding: chunked\r\n"
+        return b"%b%bx-request-id: %b\r\n%b: %b\r\n%b%b%b\r\n%b" % (
             engine.request_line(exchange.method, path),
             kept,
             exchange.id.encode(),
@@ -613,7 +640,7 @@ class RelayLane(Lane):
             door.secret,
             b"x-headgate-tenant: %b\r\n" % self.account.tenant.name.encode(),
             b"x-headgate-key: %b\r\n" % self.account.key.encode(),
-            len(exchange.body),
+            framing,
             exchange.body,
         )
 

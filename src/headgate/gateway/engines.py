@@ -234,6 +234,19 @@ class Link(asyncio.Protocol):
         """Whether any of the answer has come."""
         return self._status != 0
 
+    def write(self, data: bytes) -> None:
+        """Send more of a request's body."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.upload_must_wait()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.upload_may_go_on()
+
     def hold(self) -> None:
         if self.transport is not None and not self._held:
             self._held = True

@@ -45,6 +45,7 @@ class Exchange:
         "body",
         "body_max",
         "chunked_out",
+        "content_type",
         "door",
         "engine",
         "est_input",
@@ -65,6 +66,7 @@ class Exchange:
         "noted",
         "order",
         "parts",
+        "passed_on",
         "path",
         "query",
         "queued_s",
@@ -76,6 +78,7 @@ class Exchange:
         "streams",
         "strip",
         "tail",
+        "uploading",
         "wall_s",
     )
 
@@ -110,6 +113,9 @@ class Exchange:
         self.first_byte_s = 0.0
         self.streams = False
         self.relay = False  # passed on as it is, unbilled: files, batches
+        self.passed_on = False  # its body goes on while it comes in
+        self.uploading = False  # and is not complete yet
+        self.content_type = b""
         self.head_sent = False
         self.strip = False  # usage in the stream that the client did not ask for
         self.keep_usage = False
@@ -158,6 +164,11 @@ class Exchange:
         self.link = link
         self.tail = b""
         link.ask(self, self.lane.request(self, self.engine))
+        if self.parts:
+            for part in self.parts:
+                link.write(part)
+            self.parts = []
+            self.upload_may_go_on()
 
     def _again(self, why: str) -> None:
         """Try elsewhere what has delivered nothing yet, or give up with 502."""
@@ -173,6 +184,34 @@ class Exchange:
         else:
             self.fail(Problem(502, "engine_unavailable", why), "engine_lost")
 
+    # A body passed on as it comes in.
+
+    def upload(self, body: bytes) -> None:
+        if b"content-length" not in self.headers:
+            body = b"%x\r\n%b\r\n" % (len(body), body)
+        if self.link is not None:
+            self.link.write(body)
+        elif self.state == SENT:
+            self.parts.append(body)
+            self.upload_must_wait()
+
+    def uploaded(self) -> None:
+        """The body is complete."""
+        if b"content-length" not in self.headers:
+            if self.link is not None:
+                self.link.write(b"0\r\n\r\n")
+            elif self.state == SENT:
+                self.parts.append(b"0\r\n\r\n")
+        self.uploading = False
+
+    def upload_must_wait(self) -> None:
+        if self.uploading and self.front is not None and self.front.transport is not None:
+            self.front.transport.pause_reading()
+
+    def upload_may_go_on(self) -> None:
+        if self.uploading and self.front is not None and self.front.transport is not None:
+            self.front.transport.resume_reading()
+
     # 5. The engine's answer, told by the link.
 
     def answer_begins(self, status: int, content_type: bytes) -> None:
@@ -180,7 +219,7 @@ class Exchange:
         self.first_byte_s = monotonic() - self.began_s
         if self.relay:
             self.streams = True
-            self.last_usage = content_type  # a relay has no usage; it only passes the type on
+            self.content_type = content_type
         else:
             self.streams = status == 200 and content_type.startswith(b"text/event-stream")
             if self.streams and self.engine is not None:
@@ -499,7 +538,7 @@ class Exchange:
             return
         if not self.head_sent:
             self.head_sent = True
-            front.write(front.door.relay_head(self, self.last_usage))
+            front.write(front.door.relay_head(self))
         if data:
             front.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_out else data)
             if front.paused and self.link is not None:
@@ -507,6 +546,9 @@ class Exchange:
 
     def _relay_over(self) -> None:
         self.state = OVER
+        if self.uploading:  # answered before it was all read: the rest is not wanted
+            self.keep_alive = False
+            self.upload_may_go_on()
         front, self.front = self.front, None
         if front is not None:
             if self.chunked_out:

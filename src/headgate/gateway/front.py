@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Account
 
 PIPELINED_MAX = 16
+UPLOAD_TIMES = 10  # a file may take so many times as long as another body
 HEADERS_MAX = 100
 HIGH_WATER_BYTES = 256 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -33,9 +34,9 @@ class Front(asyncio.Protocol):
     __slots__ = (
         "_body_bytes",
         "_deaf",
-        "_late",
         "_head_bytes",
         "_headers",
+        "_late",
         "_parser",
         "_reading",
         "_url",
@@ -146,7 +147,7 @@ class Front(asyncio.Protocol):
         """The deadline has come: what it means depends on what was waited for."""
         if self.transport is None:
             return
-        if self.paused or self.closing:
+        if self.paused or self.closing or (self.active is not None and self.active.uploading):
             self.transport.abort()
         elif self.active is not None:
             self.active.waited_enough()
@@ -195,6 +196,15 @@ class Front(asyncio.Protocol):
             self.door.preview(reading, int(length))
         if b"expect" in headers and self.active is None and self.transport is not None:
             self.transport.write(CONTINUE)
+        if (reading.body_max > self.door.body_max) and self.active is None and not self.pending:
+            self._upload(reading)
+
+    def _upload(self, reading: Exchange) -> None:
+        """Let a file through while it comes in, instead of holding all of it."""
+        if self.door.upload(reading):
+            self.active = reading
+            server = self.door.server
+            self._wait(UPLOAD_TIMES * (server.header_timeout_s + server.body_timeout_s))
 
     def _check_version(self, reading: Exchange) -> None:
         version = self._parser.get_http_version()
@@ -207,7 +217,7 @@ class Front(asyncio.Protocol):
             raise Problem(505, None, "Only HTTP/1.1 and 1.0 are spoken here.")
         elif b"host" not in reading.headers:
             raise Problem(400, None, "A request in HTTP/1.1 must have a host header.")
-        if reading.path.startswith(b"/v1/files"):
+        if coding is not None:
             self.door.preview(reading, 0)
 
     def on_body(self, body: bytes) -> None:
@@ -216,11 +226,19 @@ class Front(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > reading.body_max:
             raise Problem(413, None, f"The request's body is over {reading.body_max} bytes.")
-        reading.parts.append(body)
+        if reading.uploading:
+            reading.upload(body)
+        else:
+            reading.parts.append(body)
 
     def on_message_complete(self) -> None:
         reading, self._reading = self._reading, None
         assert reading is not None
+        if reading.uploading:
+            reading.keep_alive = self._parser.should_keep_alive()
+            self.deadline_s = NEVER
+            reading.uploaded()
+            return
         if b"upgrade" in reading.headers and self._parser.should_upgrade():
             self._late = reading
             return

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -122,7 +121,7 @@ class _Family:
             self.starts.append(("engine", partial(_emulate, emulator)))
         for number in range(plan.config.server.workers):
             self.starts.append((f"worker {number}", partial(_work, plan, number)))
-        if plan.config.admin.enabled and find_spec("headgate.gateway.admin") is not None:
+        if plan.config.admin.enabled:
             self.starts.append(("admin", partial(_administer, plan)))
 
     def live(self) -> None:

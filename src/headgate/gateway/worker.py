@@ -4,8 +4,6 @@ import asyncio
 import gc
 import signal
 import socket
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -35,7 +33,7 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
         folder=Path(config.state.folder),
         strict=config.state.strict,
         process=number,
-        ship=number == 0 and not ships_elsewhere(config),
+        ship=number == 0 and not config.admin.enabled,  # the admin process does it otherwise
         price=lambda opened, tokens: door.price_of(opened, tokens) if door is not None else 0,
     )
     door = Door(config, state.accounts, state.limits, state.meter)
@@ -57,11 +55,6 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
     server.close()
     await door.stop(config.server.drain_s)
     await state.stop()
-
-
-def ships_elsewhere(config: settings.Config) -> bool:
-    """Whether the admin process moves usage to the store, so that no worker needs to."""
-    return config.admin.enabled and find_spec("headgate.gateway.admin") is not None
 
 
 class _Reload:
@@ -130,4 +123,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 def administer(config: settings.Config) -> None:
     """The process for admin, files and batches."""
-    import_module("headgate.gateway.admin").run(config)
+    from headgate.gateway.admin import run
+
+    run(config)

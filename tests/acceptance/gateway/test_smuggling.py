@@ -98,10 +98,6 @@ REFUSED = {
     "method unknown": head(LENGTH, line=b"POSTS /v1/chat/completions HTTP/1.1") + BODY,
     "method in small letters": head(LENGTH, line=b"post /v1/chat/completions HTTP/1.1") + BODY,
     "a tunnel": b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: door\r\n\r\n",
-    "an upgrade to HTTP/2": head(
-        b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk", LENGTH
-    )
-    + BODY,
     "TLS on a plain port": bytes.fromhex("16030100a5010000a10303") + bytes(120),
 }
 
