@@ -156,7 +156,7 @@ async def house(
         yield made
     finally:
         for writer in made.open_writers:
-            writer.close()
+            writer.transport.abort()
         for server in servers:
             server.close()
         await door.stop(0.0)

@@ -1,7 +1,6 @@
 """One gateway process: what all its connections share, and how a request finds its way in."""
 
 import asyncio
-import hashlib
 import hmac
 import json
 import math
@@ -85,10 +84,6 @@ class Door:
         self.class_rank = {c.name: rank for rank, c in enumerate(config.classes)}
         self.classes = {c.name: c for c in config.classes}
         self.tenants: dict[str, Tenant] = {t.name: t for t in config.tenants}
-        self.keys_in_file = {
-            bytes.fromhex(k.sha256): Account(k.id, self.tenants[k.tenant], k.admin)
-            for k in config.keys
-        }
         self.lanes.clear()
         for front in self.fronts:
             front.authorized = None
@@ -256,8 +251,6 @@ class Door:
             return
         key = self._key(exchange)
         account = self.accounts.lookup(key)
-        if account is None and self.keys_in_file:
-            account = self.keys_in_file.get(hashlib.sha256(key.encode()).digest())
         if account is None:
             self.spawn(self._find(exchange, key))
             return

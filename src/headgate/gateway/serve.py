@@ -93,7 +93,7 @@ def prepare(config: settings.Config) -> str | None:
         )
         await state.start()
         try:
-            await state.seed(config.tenants)
+            await state.seed(config.tenants, config.keys)
             if config.tenants and not config.keys:
                 return await state.first_key(config.tenants[0].name)
         except StoreAway as error:

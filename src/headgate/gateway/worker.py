@@ -95,7 +95,7 @@ class _Reload:
             self.door.log("config_refused", error=str(error))
             return
         try:
-            await self.state.seed(config.tenants)
+            await self.state.seed(config.tenants, config.keys)
         except StoreAway as error:
             self.door.log("tenants_not_stored", error=str(error))
         self.door.log("config_adopted", file=str(self.path))
