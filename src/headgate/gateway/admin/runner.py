@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 LOOK_S = 1.0  # between looks for new batches and cancellations
 ROOM_S = 0.05  # between questions for room
 KEEP_S = CLAIM_S / 3
+URGENT_SHARE = 0.5  # of the time left that the rest may take before it counts as in danger
 TRIES = 5  # of a line that an engine fails on
 PAUSE_MIN_S = 0.2
 PAUSE_MAX_S = 10.0
@@ -36,19 +37,26 @@ ANSWER_FIELDS = ("choices", "data", "output")
 
 
 class Slots:
-    """How many lines may be under way; who waits is served in turn, so batches share fairly."""
+    """How many lines may be under way. Who waits is served in turn, so that batches share the
+    room; lines of a batch that is in danger of missing its deadline go before the others."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._urgent: deque[asyncio.Future[None]] = deque()
 
-    async def take(self) -> None:
-        if self.taken < self.limit and not self._waiting:
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is under way or waits to be."""
+        return bool(self.taken or self._waiting or self._urgent)
+
+    async def take(self, urgent: bool = False) -> None:
+        if self.taken < self.limit and not self._waiting and not self._urgent:
             self.taken += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._urgent if urgent else self._waiting).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -61,8 +69,8 @@ class Slots:
         self.serve()
 
     def serve(self) -> None:
-        while self._waiting and self.taken < self.limit:
-            turn = self._waiting.popleft()
+        while (self._urgent or self._waiting) and self.taken < self.limit:
+            turn = (self._urgent or self._waiting).popleft()
             if not turn.done():
                 self.taken += 1
                 turn.set_result(None)
@@ -117,7 +125,7 @@ class Runner:
         """Keep as many lines under way as the door has room for."""
         slots, most = self._slots, self._desk.terms.parallel_max
         while True:
-            if slots.taken or slots._waiting:
+            if slots.wanted:
                 with contextlib.suppress(OSError, msgspec.MsgspecError):
                     answer = await self._front.ask("GET", "/internal/room")
                     room = msgspec.json.decode(answer.body, type=_Room).batch_room
@@ -150,6 +158,7 @@ class _Run:
         self._batch = batch
         self._stopped = asyncio.Event()
         self._counted = batch.request_counts
+        self._urgent = False  # at its pace it would miss its deadline
         if batch.status == "cancelling":
             self._stopped.set()
 
@@ -233,7 +242,7 @@ class _Run:
         pause_s = PAUSE_MIN_S
         while True:
             wait_s = pause_s
-            await self._slots.take()
+            await self._slots.take(self._urgent)
             try:
                 answer = await self._front.ask("POST", self._batch.endpoint, headers, body)
                 verdict = _verdict(answer)
@@ -255,8 +264,13 @@ class _Run:
 
     async def _watch(self, journal: Journal) -> None:
         """Keep the counts in the store and the journal on disk in step with what is done."""
+        began_s, before = time.time(), len(journal)
         while True:
             await asyncio.sleep(LOOK_S)
+            now_s = time.time()
+            pace = (len(journal) - before) / max(now_s - began_s, LOOK_S)  # lines a second
+            left_s = self._batch.expires_at - now_s
+            self._urgent = self._counted.total - len(journal) > URGENT_SHARE * left_s * pace
             await in_thread(journal.sync)
             counts = _counts(journal, self._counted.total)
             if counts != self._counted:

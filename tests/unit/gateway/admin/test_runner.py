@@ -233,6 +233,21 @@ def test_two_batches_share_the_room(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_a_batch_in_danger_of_missing_its_deadline_goes_first(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with office(tmp_path, parallel_max=4) as (desk, door, front):
+            door.delay_s = 0.02
+            slow = put_batch(desk, 2_000)
+            soon = put_batch(desk, 300, tenant="bolt", window_s=5)
+            async with running(desk, front):
+                done = await until_status(desk, soon, "completed", "expired")
+            assert done.status == "completed"
+            answered = [order.partition("/")[0] for order in door.answered]
+            assert answered.count(slow.id) < 0.7 * answered.count(soon.id)
+
+    asyncio.run(story())
+
+
 def test_a_line_names_its_tenant_key_and_order(tmp_path: Path) -> None:
     seen: list[dict[str, str]] = []
 
