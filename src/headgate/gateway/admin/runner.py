@@ -29,6 +29,7 @@ LOOK_S = 1.0  # between looks for new batches and cancellations
 ROOM_S = 0.05  # between questions for room
 KEEP_S = CLAIM_S / 3
 URGENT_SHARE = 0.5  # of the time left that the rest may take before it counts as in danger
+HASTE_S = 300.0  # a batch of unknown pace is in danger when it has less than this
 TRIES = 5  # of a line that an engine fails on
 PAUSE_MIN_S = 0.2
 PAUSE_MAX_S = 10.0
@@ -268,9 +269,12 @@ class _Run:
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = time.time()
-            pace = (len(journal) - before) / max(now_s - began_s, LOOK_S)  # lines a second
-            left_s = self._batch.expires_at - now_s
-            self._urgent = self._counted.total - len(journal) > URGENT_SHARE * left_s * pace
+            self._urgent = in_danger(
+                self._counted.total - len(journal),
+                len(journal) - before,
+                now_s - began_s,
+                self._batch.expires_at - now_s,
+            )
             await in_thread(journal.sync)
             counts = _counts(journal, self._counted.total)
             if counts != self._counted:
@@ -341,6 +345,13 @@ class _Run:
             )
 
         await in_thread(lambda: self._desk.batches.change(self._batch.id, end))
+
+
+def in_danger(rest: int, done: int, took_s: float, left_s: float) -> bool:
+    """Whether `rest` lines, at the pace at which `done` took `took_s`, may take too long."""
+    if not done:
+        return left_s < HASTE_S
+    return rest * took_s / done > URGENT_SHARE * left_s
 
 
 def _begun(model: str | None, total: int) -> Any:

@@ -19,7 +19,7 @@ from tests.unit.gateway.admin.scripted import (
 from headgate.gateway.admin import runner
 from headgate.gateway.admin.desk import Desk
 from headgate.gateway.admin.front import Front
-from headgate.gateway.admin.runner import Runner
+from headgate.gateway.admin.runner import Runner, Slots, in_danger
 
 
 @pytest.fixture(autouse=True)
@@ -233,19 +233,35 @@ def test_two_batches_share_the_room(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_a_batch_in_danger_of_missing_its_deadline_goes_first(tmp_path: Path) -> None:
+def test_a_batch_is_in_danger_when_its_pace_leaves_it_little_time() -> None:
+    assert in_danger(rest=101, done=100, took_s=10.0, left_s=20.0)
+    assert not in_danger(rest=99, done=100, took_s=10.0, left_s=20.0)
+    assert not in_danger(rest=1_000_000, done=0, took_s=10.0, left_s=3_600.0)
+    assert in_danger(rest=1, done=0, took_s=10.0, left_s=60.0)
+
+
+def test_lines_of_a_batch_in_danger_go_first_and_others_in_turn() -> None:
+    served: list[str] = []
+
+    async def line(slots: Slots, name: str, urgent: bool) -> None:
+        await slots.take(urgent)
+        served.append(name)
+        await asyncio.sleep(0)
+        slots.give()
+
     async def story() -> None:
-        async with office(tmp_path, parallel_max=4) as (desk, door, front):
-            door.delay_s = 0.02
-            slow = put_batch(desk, 2_000)
-            soon = put_batch(desk, 300, tenant="bolt", window_s=5)
-            async with running(desk, front):
-                done = await until_status(desk, soon, "completed", "expired")
-            assert done.status == "completed"
-            answered = [order.partition("/")[0] for order in door.answered]
-            assert answered.count(slow.id) < 0.7 * answered.count(soon.id)
+        slots = Slots(1)
+        await slots.take()
+        waiting = [asyncio.create_task(line(slots, name, name > "b")) for name in "abcd"]
+        gone = asyncio.create_task(line(slots, "gone", True))
+        await asyncio.sleep(0)
+        gone.cancel()
+        slots.give()
+        await asyncio.gather(*waiting, gone, return_exceptions=True)
+        assert slots.taken == 0
 
     asyncio.run(story())
+    assert served == ["c", "d", "a", "b"]
 
 
 def test_a_line_names_its_tenant_key_and_order(tmp_path: Path) -> None:
