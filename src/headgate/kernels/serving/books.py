@@ -36,9 +36,8 @@ def bin_of(fleet: Fleet, seconds: float) -> int:
 @inlined
 def window_of(books: Books, at_s: float) -> int:
     """The window that a moment falls into; the last one takes what comes later."""
-    return min(
-        max(0, int((at_s - books.start_s) * books.windows_per_s)), books.windows.shape[0] - 1
-    )
+    at = int((at_s - books.start_s) * books.windows_per_s)
+    return min(max(0, at), books.windows.shape[0] - 1)
 
 
 @inlined

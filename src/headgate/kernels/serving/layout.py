@@ -65,8 +65,8 @@ MARK = 3  # FREED when its blocks were given back, -1 if nothing of them is kept
 # KIND packs class (8 bits), priority level (8 bits) and number of preemptions.
 LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT = 255, 8, 16
 
-# LLVM cannot know that an index read from an array is not negative, and looks for it from the end if
-# it is; a mask that changes nothing tells it.
+# An index read from an array may be negative for all the compiler knows, and is then looked up from
+# the end; a mask that changes nothing tells it.
 SMALL = (1 << 24) - 1
 
 # A heap entry is the finishing iteration and the request's row.
