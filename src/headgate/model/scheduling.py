@@ -22,6 +22,7 @@ class Scheduler:
     batch_cap: int = 128  # sequences holding memory
     block_tokens: int = 16
     watermark: float = 0.01  # share of the blocks an admission leaves free; vllm-v1 has none
+    plan_ahead: bool = True  # vllm-v1: asynchronous scheduling, vLLM's default since 0.14
     prefix_caching: bool = True  # vllm-v1: a preempted sequence finds again what is not overwritten
 
     def __post_init__(self) -> None:
@@ -52,6 +53,10 @@ class Scheduler:
                 "for every sequence, so give a chunk of at least the batch cap."
             )
 
+    def usable(self, kv_blocks: int) -> int:
+        """KV blocks that sequences can have of those the engine reports: vLLM keeps one empty."""
+        return kv_blocks - 1 if self.profile == "vllm-v1" else kv_blocks
+
     def reserve(self, kv_blocks: int) -> int:
         """KV blocks that an admission must leave free."""
         return 0 if self.profile == "vllm-v1" else int(self.watermark * kv_blocks)
@@ -70,4 +75,5 @@ class Scheduler:
             truncate=1 if self.profile == "vidur" else 0,
             keep_prefix=1 if vllm and self.prefix_caching else 0,
             calm=1 if vllm else 0,
+            ahead=1 if vllm and self.plan_ahead else 0,
         )

@@ -23,9 +23,10 @@ class StepModel:
 
     A step of b decoding sequences holding `kv` tokens of context and of prompts' chunks takes
     linear_s[tokens] + sequence_s[sequences] + kv_s x kv + chunk_s x sum(chunk x (context +
-    chunk / 2)) + decode attention + prompt attention. Attention is looked up at decode_s[b, k] or,
-    beside prompts, mixed_s[b, k] for a mean context of k buckets (rounded up), and at
-    prefill_s[k, chunk] for prompts; tables of size 0 mean none. Several prompts in a step: contexts
+    chunk / 2)) + decode attention + prompt attention. Attention is looked up at decode_s[b, k] for
+    a mean context of k buckets (rounded up) and at prefill_s[k, chunk] for prompts; beside prompts
+    decoding takes mixed_s[j, b, k] instead, with j the last for which mixed_chunks[j] is not above
+    the prompts' tokens. Tables of size 0 mean none. Several prompts in a step: contexts
     add up, the chunk is the root of the sum of squares, times `several`. A model has either a
     decode table or a slope kv_s, never both.
     """
@@ -37,7 +38,8 @@ class StepModel:
     kv_s: float = 0.0
     chunk_s: float = 0.0
     decode_s: Floats = field(default_factory=lambda: NOTHING)
-    mixed_s: Floats = field(default_factory=lambda: NOTHING)
+    mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 0)))
+    mixed_chunks: tuple[int, ...] = (0,)
     prefill_s: Floats = field(default_factory=lambda: NOTHING)
     bucket: int = 64
     several: float = 1.0
@@ -86,7 +88,15 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
             "fit all their models in the same way."
         )
     decode = np.stack([_rows(model.decode_s, cap + 1) for model in models])
-    mixed = np.stack([_rows(model.mixed_s, cap + 1) for model in models])
+    mixed = np.stack(
+        [np.stack([_rows(part, cap + 1) for part in model.mixed_s]) for model in models]
+    )
+    mixed_at = np.stack(
+        [
+            np.maximum(np.searchsorted(model.mixed_chunks, np.arange(tokens), "right") - 1, 0)
+            for model in models
+        ]
+    )
     prefill = np.stack([_columns(model.prefill_s, chunk + 1) for model in models])
     base = linear[:, : cap + 1] + sequence[:, : cap + 1]
     return Tables(
@@ -97,6 +107,7 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
         chunk_s=np.array([model.chunk_s for model in models]),
         decode_s=decode,
         mixed_s=mixed,
+        mixed_at=mixed_at.astype(np.int64),
         prefill_s=prefill,
         several=np.array([model.several for model in models]),
         reach=np.array([[m.reach_tokens, m.reach_kv, m.reach_context] for m in models]),
@@ -105,9 +116,9 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
     )
 
 
-def _shape(model: StepModel) -> tuple[int, int]:
-    """Numbers of context buckets, which must agree where models are stacked."""
-    return model.decode_s.shape[1], model.prefill_s.shape[0]
+def _shape(model: StepModel) -> tuple[int, int, int]:
+    """Numbers of context buckets and of mixed tables, which must agree where models are stacked."""
+    return model.decode_s.shape[1], model.prefill_s.shape[0], model.mixed_s.shape[0]
 
 
 def _reach(times: Floats, length: int) -> Floats:

@@ -36,12 +36,15 @@ FREED = 16  # KV blocks ever given back, the clock of the free list
 ITERATIONS_BEYOND = 17  # iterations outside the range that the step times were measured in
 PURE = 18  # the iterations in flight only decode
 RESERVE = 19  # KV blocks that an admission leaves free
-HISTOGRAM = 20  # sequences by (context - iteration - 1) modulo the block size
+LEAVING = 20  # finished sequences that the plan under way still counts
+LEAVING_BLOCKS = 21  # KV blocks they hold
+HISTOGRAM = 22  # sequences by (context - iteration - 1) modulo the block size
 
 # Columns of `repf`.
 STARTED = 0  # when the iterations in flight began, s
 ENDS = 1  # when they end, s; infinity while idle
 BACKLOG = 2  # expected work of the outstanding requests, s
+KNOWN = 3  # arrivals up to here may be admitted by the next plan, s
 
 # States of a replica.
 UP, DRAINING, DOWN = 0, 1, 2
@@ -98,6 +101,7 @@ class Rules(NamedTuple):
     truncate: int  # 1: a prompt preempted midway turns its rest into output (Vidur)
     keep_prefix: int  # 1: what is left of a preempted sequence's blocks is found again
     calm: int  # 1: no admission in an iteration that preempted
+    ahead: int  # 1: an iteration is planned when the one before it starts, not when that ends
 
 
 class Tables(NamedTuple):
@@ -106,9 +110,9 @@ class Tables(NamedTuple):
     linear_s[m, n]: n tokens in the iteration. base_s[m, b]: linear and per-sequence time of b
     decoding sequences. sequence_s[m, q]: time of q sequences. kv_s[m]: s per token of context of
     decoding sequences. chunk_s[m]: s per token of chunk and token of context it attends to.
-    decode_s[m, b, k], mixed_s[m, b, k]: attention of b sequences whose mean context, rounded
-    down, rounded up to `bucket`, is k buckets; alone and beside prompts. prefill_s[m, k, c]:
-    attention of c tokens on k buckets of context. several[m]: factor on the last for more than one
+    decode_s[m, b, k]: attention of b sequences whose mean context, rounded down, rounded up to
+    `bucket`, is k buckets. mixed_s[m, mixed_at[m, c], b, k]: the same beside prompts' chunks of c
+    tokens. prefill_s[m, k, c]: attention of c tokens on k buckets of context. several[m]: factor on the last for more than one
     prompt. reach[m]: tokens, mean context of decoding, context of prompts measured.
     """
 
@@ -119,6 +123,7 @@ class Tables(NamedTuple):
     chunk_s: NDArray[np.float64]
     decode_s: NDArray[np.float64]
     mixed_s: NDArray[np.float64]
+    mixed_at: NDArray[np.int64]
     prefill_s: NDArray[np.float64]
     several: NDArray[np.float64]
     reach: NDArray[np.int64]

@@ -25,7 +25,10 @@ from headgate.kernels.serving.layout import (
     ITER,
     ITERATIONS_BEYOND,
     KIND,
+    KNOWN,
     KV,
+    LEAVING,
+    LEAVING_BLOCKS,
     LEVEL_SHIFT,
     LOW_BITS,
     MARK,
@@ -77,9 +80,13 @@ def finish(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: fl
     """End a request that holds its last block: free it, write it down, give back its row."""
     rep, req = fleet.rep, fleet.req
     freed = blocks_for(rules, req[row, PREFILL] + req[row, DECODE] - 1)
-    rep[r, USED] -= freed
-    rep[r, FREED] += freed
-    rep[r, HELD] -= 1
+    if rules.ahead:
+        rep[r, LEAVING] += 1
+        rep[r, LEAVING_BLOCKS] += freed
+    else:
+        rep[r, USED] -= freed
+        rep[r, FREED] += freed
+        rep[r, HELD] -= 1
     rep[r, OUTSTANDING] -= 1
     record(fleet, books, r, row, now_s)
     height = fleet.free[-1]
@@ -118,13 +125,19 @@ def growth(fleet: Fleet, rules: Rules, r: int, first: int, n: int) -> int:
 
 
 @inlined
-def commit(fleet: Fleet, rules: Rules, books: Books, r: int) -> None:
+def commit(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> None:
     """Make the iterations in flight history: tokens, blocks, prompts done, requests finished."""
-    rep, req = fleet.rep, fleet.req
+    rep, repf, req = fleet.rep, fleet.repf, fleet.req
     n = rep[r, RUN]
-    now_s = fleet.repf[r, ENDS]
+    now_s = repf[r, ENDS]
+    repf[r, KNOWN] = now_s
     if n == 0:
         return
+    if rules.ahead and rep[r, WAITING] > 0:  # the last iteration's start
+        repf[r, KNOWN] = repf[r, STARTED]
+        if n > 1:
+            m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
+            repf[r, KNOWN] += decode_run_s(tables, m, b, rep[r, KV], n - 1)
     if rep[r, DECODING] > 0:
         if n > 1:  # the first iteration's blocks were taken when it was planned
             rep[r, USED] += growth(fleet, rules, r, rep[r, ITER] + 1, n - 1)
@@ -258,7 +271,9 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
                 req[row, NEXT] = rep[r, ENTERING]
                 rep[r, ENTERING] = row
     while rep[r, WAITING] > 0 and rep[r, HELD] < rules.cap and budget > 0 and not calm:
-        row = first_waiting(fleet, rules, r)
+        row = first_waiting(fleet, rules, r, repf[r, KNOWN])
+        if row < 0:
+            break
         need = blocks_for(rules, req[row, PREFILL])
         if rep[r, BLOCKS] - rep[r, USED] - need < rep[r, RESERVE]:
             if rep[r, HELD] > 0:
@@ -286,6 +301,14 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
             rep[r, PARTIAL] = row
             rep[r, PARTIAL_DONE] = done + takes
             rep[r, PARTIAL_TAKES] = takes
+    if rules.ahead:  # what has just arrived or left counts from the next plan on
+        slow = slow or (rep[r, WAITING] > 0 and repf[r, KNOWN] < now_s)
+        slow = slow or (rep[r, WAITING] > 0 and rep[r, LEAVING] > 0)
+        rep[r, HELD] -= rep[r, LEAVING]
+        rep[r, USED] -= rep[r, LEAVING_BLOCKS]
+        rep[r, FREED] += rep[r, LEAVING_BLOCKS]
+        rep[r, LEAVING] = 0
+        rep[r, LEAVING_BLOCKS] = 0
     m = rep[r, MODEL] & SMALL
     repf[r, STARTED] = now_s
     if prompts > 0:
@@ -315,7 +338,7 @@ def advance(
 ) -> None:
     """Let a replica run until what it does next ends at until_s or later."""
     while fleet.repf[r, ENDS] < until_s:
-        commit(fleet, rules, books, r)
+        commit(fleet, rules, tables, books, r)
         plan(fleet, rules, tables, books, r)
 
 
@@ -335,12 +358,12 @@ def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None
         rep[r, RUN] > 1
         and rep[r, HELD] < rules.cap
         and rep[r, DECODING] < rules.chunk
-        and first_waiting(fleet, rules, r) == row
+        and first_waiting(fleet, rules, r, at_s) == row
     ):
         m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
         kv = rep[r, KV]
         began_s = repf[r, STARTED]
-        n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s)
+        n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s) + rules.ahead
         if n < rep[r, RUN]:
             rep[r, RUN] = n
             repf[r, ENDS] = began_s + decode_run_s(tables, m, b, kv, n)

@@ -167,7 +167,7 @@ def run_by_load(
         while soonest[1] < at_s:
             r = tree_first(soonest) & SMALL
             before = fleet.rep[r, OUTSTANDING]
-            commit(fleet, rules, books, r)
+            commit(fleet, rules, tables, books, r)
             plan(fleet, rules, tables, books, r)
             tree_set(soonest, r, fleet.repf[r, ENDS])
             if fleet.rep[r, OUTSTANDING] != before:

@@ -101,7 +101,7 @@ def mixed_step_s(
     last = tables.decode_s.shape[2] - 1
     if b > 0 and last >= 0:
         k = (int(kv / b) + tables.bucket - 1) >> tables.shift
-        seconds += tables.mixed_s[m, b, min(k, last)]
+        seconds += tables.mixed_s[m, tables.mixed_at[m, tokens - b], b, min(k, last)]
     last = tables.prefill_s.shape[1] - 1
     if last >= 0:
         chunk = round(sqrt(float(squares))) if prompts > 1 else tokens - b

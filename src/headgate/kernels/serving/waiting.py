@@ -15,12 +15,14 @@ from headgate.kernels.serving.layout import (
 
 
 @inlined
-def first_waiting(fleet: Fleet, rules: Rules, r: int) -> int:
-    """The request to admit next, or -1: the first of the most urgent line that is not empty."""
+def first_waiting(fleet: Fleet, rules: Rules, r: int, known_s: float) -> int:
+    """The request to admit next, or -1: the first of the most urgent line, among those that had
+    arrived by known_s."""
     at = HISTOGRAM + rules.block
     for level in range(rules.levels):
-        if fleet.rep[r, at + level] >= 0:
-            return fleet.rep[r, at + level]
+        row = fleet.rep[r, at + level]
+        if row >= 0 and fleet.reqf[row, ARRIVED] <= known_s:
+            return row
     return -1
 
 

@@ -69,13 +69,18 @@ class SimulatedService:
         """`model_of[r]` is the row in `models` of replica r; all have the first if it is None."""
         if replicas < 1:
             raise InputError(f"replicas is {replicas}, which must be at least 1.")
-        if np.min(kv_blocks) < 1:
-            raise InputError(f"kv_blocks is {np.min(kv_blocks)}, which must be at least 1.")
         scheduler = settings.scheduler
+        usable = np.broadcast_to(np.asarray(kv_blocks, np.int64), replicas)
+        usable = np.array([scheduler.usable(int(blocks)) for blocks in usable])
+        if usable.min() < 1:
+            raise InputError(
+                f"kv_blocks is {np.min(kv_blocks)}, which leaves a replica no memory; "
+                "give the number of blocks that the engine reports."
+            )
         self.settings = settings
         self.rules = scheduler.rules(settings.levels)
         self.tables = stack(models, scheduler.chunk, scheduler.batch_cap)
-        self.fleet = _empty_fleet(self.rules, replicas, kv_blocks, model_of, rows)
+        self.fleet = _empty_fleet(self.rules, usable, model_of, rows)
         blocks = self.fleet.rep[:, at.BLOCKS]
         self.fleet.rep[:, at.RESERVE] = [scheduler.reserve(int(n)) for n in blocks]
         self.now_s = 0.0
@@ -156,12 +161,12 @@ class SimulatedService:
 
 def _empty_fleet(
     rules: at.Rules,
-    replicas: int,
-    kv_blocks: int | NDArray[np.int64],
+    kv_blocks: NDArray[np.int64],
     model_of: NDArray[np.int64] | None,
     rows: int,
 ) -> Fleet:
     """Replicas that are up and idle."""
+    replicas = len(kv_blocks)
     width = at.HISTOGRAM + rules.block + 2 * rules.levels + rules.cap
     rep = np.zeros((replicas, width), np.int64)
     rep[:, [at.PARTIAL, at.ENTERING]] = -1

@@ -45,7 +45,7 @@ def load_step_tables(path: Path) -> StepModel:
         linear_s=linear,
         sequence_s=np.zeros(1),
         decode_s=decode,
-        mixed_s=decode,
+        mixed_s=decode[None],
         prefill_s=prefill,
         bucket=BUCKET,
         several=SEVERAL_PROMPTS,

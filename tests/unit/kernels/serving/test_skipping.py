@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from tests.unit.kernels.serving.twin import Replica, Request, run_one
+from tests.unit.kernels.serving.vllm_twin import VllmReplica, run_vllm
 
 from headgate.model.scheduling import Scheduler
 from headgate.model.steptime import StepModel
@@ -50,11 +51,13 @@ BUCKETED = StepModel(
     linear_s=C0 + C1 * np.arange(600),
     sequence_s=np.zeros(1),
     decode_s=1e-5 * np.arange(40)[:, None] * (1.0 + 0.37 * np.arange(400)[None, :]),
-    mixed_s=1e-5 * np.arange(40)[:, None] * (1.0 + 0.37 * np.arange(400)[None, :]),
+    mixed_s=1e-5 * np.arange(40)[None, :, None] * (1.0 + 0.37 * np.arange(400)[None, None, :]),
     prefill_s=1e-6 * np.arange(600)[None, :] * (1 + np.arange(400)[:, None]),
     bucket=8,
     several=1.1,
 )
+
+PROFILES = ["sarathi", "vidur", "vllm-v1", "vllm-v1 in turn", "vllm-v1 forgetful"]
 
 requests = some.lists(
     some.tuples(
@@ -78,25 +81,41 @@ def workload_of(rows: list[tuple[float, int, int]]) -> Workload:
 
 def assert_same(profile: str, tables: bool, rows: list, blocks: int, chunk: int, cap: int) -> int:
     workload = workload_of(rows)
-    scheduler = Scheduler(profile, chunk=chunk, batch_cap=cap, block_tokens=4, watermark=0.05)
+    ahead, caching = profile != "vllm-v1 in turn", profile != "vllm-v1 forgetful"
+    scheduler = Scheduler(
+        profile.split()[0],
+        chunk=max(chunk, cap) if "vllm" in profile else chunk,
+        batch_cap=cap,
+        block_tokens=4,
+        watermark=0.05,
+        plan_ahead=ahead,
+        prefix_caching=caching,
+    )
     model = BUCKETED if tables else LINEAR
     replayed = replay(SimulatedService(Settings(scheduler), [model], 1, blocks), workload)
-    twin = Replica(
-        bucketed_step_s if tables else linear_step_s,
-        blocks,
-        chunk,
-        cap,
-        block=4,
-        watermark=0.05,
-        truncate_on_restart=profile == "vidur",
-    )
+    step_s = bucketed_step_s if tables else linear_step_s
     slow = [
         Request(i, float(at), int(p), int(d))
         for i, (at, p, d) in enumerate(
             zip(workload.arrived_s, workload.prefill, workload.decode, strict=True)
         )
     ]
-    run_one(twin, slow)
+    if "vllm" in profile:
+        run_vllm(
+            VllmReplica(
+                step_s,
+                blocks - 1,
+                scheduler.chunk,
+                cap,
+                4,
+                plan_ahead=ahead,
+                prefix_caching=caching,
+            ),
+            slow,
+        )
+    else:
+        truncate = profile == "vidur"
+        run_one(Replica(step_s, blocks, chunk, cap, 4, 0.05, truncate), slow)
     for i, request in enumerate(slow):
         if request.refused:
             assert np.isnan(replayed.e2e_s[i])
@@ -110,7 +129,7 @@ def assert_same(profile: str, tables: bool, rows: list, blocks: int, chunk: int,
 
 
 @given(
-    some.sampled_from(["sarathi", "vidur"]),
+    some.sampled_from(PROFILES),
     some.booleans(),
     requests,
     some.integers(75, 400),
@@ -118,6 +137,7 @@ def assert_same(profile: str, tables: bool, rows: list, blocks: int, chunk: int,
     some.integers(1, 30),
 )
 @example("vidur", True, [(0.0, 20, 100)] * 30, 80, 40, 20)
+@example("vllm-v1", True, [(0.0, 20, 100)] * 30, 80, 40, 20)
 @settings(max_examples=300, deadline=None)
 def test_skipping_equals_walking(
     profile: str, tables: bool, rows: list, blocks: int, chunk: int, cap: int
@@ -136,5 +156,5 @@ def test_the_law_is_tried_with_hundreds_of_preemptions() -> None:
             strict=True,
         )
     ]
-    for profile in ("sarathi", "vidur"):
-        assert assert_same(profile, True, rows, 150, 64, 24) > 300
+    for profile in PROFILES:
+        assert assert_same(profile, True, rows, 100, 64, 24) > 300
