@@ -88,6 +88,56 @@ def replay(
         write_json(json_file, found)
 
 
+@serving.command()
+@click.argument("run_dir", type=FILE)
+@click.option("--layers", required=True, type=int, help="Transformer layers of the model.")
+@click.option("--batch-cap", required=True, type=int, help="The engine's max_num_seqs.")
+@click.option("--chunk", required=True, type=int, help="The engine's max_num_batched_tokens.")
+@click.option("--kv-blocks", required=True, type=int, help="The engine's num_gpu_blocks.")
+@click.option("--block-tokens", default=16, show_default=True, help="Tokens in a KV block.")
+@click.option("--calibrate-first", default=100, show_default=True, help="Requests to calibrate on.")
+@click.option(
+    "--plan-ahead/--plan-in-turn",
+    default=True,
+    show_default=True,
+    help="Whether the engine schedules asynchronously.",
+)
+@click.option("--json", "json_file", type=FILE, help="Write the result here.")
+def validate(
+    run_dir: Path,
+    layers: int,
+    batch_cap: int,
+    chunk: int,
+    kv_blocks: int,
+    block_tokens: int,
+    calibrate_first: int,
+    plan_ahead: bool,
+    json_file: Path | None,
+) -> None:
+    """Hold the simulation against RUN_DIR, a recorded vLLM run with its layer profile.
+
+    Step times come from the profile, one factor from the first requests; what is reported is the
+    signed error in percent on the rest, for the profile's tables and for the formula fitted to
+    them.
+    """
+    from headgate.model.scheduling import Scheduler
+    from headgate.sim.serving.validation import validate_run
+
+    scheduler = Scheduler(
+        "vllm-v1", chunk, batch_cap, block_tokens, watermark=0.0, plan_ahead=plan_ahead
+    )
+    found = validate_run(run_dir, scheduler, layers, kv_blocks, calibrate_first)
+    console = Console()
+    for name in ("tables", "fitted"):
+        part = getattr(found, name)
+        table = Table("error in %", "mean", "p50", "p90", "p99", title=f"{name} x {part.scale:.4f}")
+        for measure, errors in part.errors.items():
+            table.add_row(measure, *(f"{error:+.2f}" for error in errors.values()))
+        console.print(table)
+    if json_file:
+        write_json(json_file, found)
+
+
 def step_times(tables: Path | None, model: Path | None) -> "StepModel":
     """The step times that the command line names: exactly one of the two."""
     from headgate.sim.serving.stepfiles import load_step_model, load_step_tables

@@ -5,7 +5,8 @@ sequences) and `attention` (prefill_chunk, kv_prefill, n_decode, kv_decode), and
 experts `moe` (tokens, activated_experts).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ ONCE = ("embedding", "final_layernorm")
 TWICE = ("layernorm",)
 BUCKET = 64
 US = 1e-6
+# What vLLM takes for a step outside its layers (scheduling, launching, sampling, bookkeeping) where
+# no profile says: an assumption, of the size its own step traces show on current servers. A
+# calibration on a real run scales it with the rest.
+ENGINE_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def tables_of(profile: LayerProfile, layers: int, chunk: int, cap: int) -> StepM
     return StepModel(
         name="layer profile",
         source=profile.source,
-        linear_s=_linear_s(profile, layers, tokens),
+        linear_s=np.where(tokens > 0, _linear_s(profile, layers, tokens) + ENGINE_S, 0.0),
         sequence_s=_sequence_s(profile, np.arange(2 * cap + 2)),
         decode_s=decode,
         mixed_s=mixed,
@@ -74,7 +79,7 @@ def tables_of(profile: LayerProfile, layers: int, chunk: int, cap: int) -> StepM
 
 def _lower_bounds(chunks: list[int]) -> tuple[int, ...]:
     """From which chunk on each measured size is the nearest on a logarithmic scale."""
-    return (0, *(int(np.sqrt(a * b)) for a, b in zip(chunks, chunks[1:], strict=False)))
+    return (0, *(int(np.sqrt(a * b)) for a, b in pairwise(chunks)))
 
 
 def _linear_s(profile: LayerProfile, layers: int, tokens: NDArray[np.int64]) -> Floats:
@@ -193,4 +198,164 @@ def grid(rows: Floats, first: NDArray, second: Floats | NDArray) -> Floats:  # t
     found = np.empty((len(first), len(second)))
     for j in range(len(second)):
         found[:, j] = _along(np.asarray(first), a_known, lines[:, j])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """max(c0 + c4 n, c5 + c1 n) + c2 kv + c3 sum(chunk (context + chunk / 2)), in seconds.
+
+    n is the tokens of a step and kv the context of its decoding sequences, which costs c6 instead
+    of c2 a token beside a prompt. `error_percent` is the mean absolute error of a step over the
+    grid it was fitted on.
+    """
+
+    c0: float
+    c4: float
+    c5: float
+    c1: float
+    c2: float
+    c6: float
+    c3: float
+    error_percent: float = 0.0
+
+    def model(self, name: str, source: str, tokens: int, like: StepModel | None) -> StepModel:
+        """Step times up to a number of tokens, with the range of the model it was fitted to."""
+        n = np.arange(tokens + 1)
+        linear = np.maximum(self.c0 + self.c4 * n, self.c5 + self.c1 * n)
+        linear[0] = 0.0
+        return StepModel(
+            name=name,
+            source=source,
+            linear_s=linear,
+            sequence_s=np.zeros(1),
+            kv_s=self.c2,
+            mixed_kv_s=self.c6,
+            chunk_s=self.c3,
+            reach_tokens=like.reach_tokens if like else 1 << 40,
+            reach_kv=like.reach_kv if like else 1 << 40,
+            reach_context=like.reach_context if like else 1 << 40,
+            error_percent=self.error_percent,
+        )
+
+    def step_s(self, steps: "Steps") -> Floats:
+        """What the formula gives for each step."""
+        n = steps.tokens
+        slope = np.where(steps.chunk > 0, self.c6, self.c2)
+        line = np.maximum(self.c0 + self.c4 * n, self.c5 + self.c1 * n)
+        return np.asarray(line + slope * steps.kv + self.c3 * steps.area)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps and what each took: columns of one length."""
+
+    decodes: Floats
+    kv: Floats
+    chunk: Floats
+    context: Floats
+    seconds: Floats
+
+    @property
+    def tokens(self) -> Floats:
+        return self.decodes + self.chunk
+
+    @property
+    def area(self) -> Floats:
+        return self.chunk * (self.context + 0.5 * self.chunk)
+
+
+# The designed grid: sizes an engine works at, about evenly spread on a logarithmic scale.
+BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+CHUNKS = (16, 32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+
+
+def designed_steps(model: StepModel, chunk: int, cap: int) -> Steps:
+    """A grid of steps priced by tables: decoding alone, one prompt alone, and both.
+
+    Designed, not visited: fitting on the steps that a run happened to make gives a smaller error a
+    step and a far larger one in a simulation near saturation.
+    """
+    batches = [b for b in BATCHES if b <= cap]
+    contexts = [64 * 2**i for i in range(8) if 64 * 2**i <= min(model.reach_kv, 4096)]
+    chunks = [c for c in CHUNKS if c <= chunk]
+    rows = [(b, m, 0, 0) for b in batches for m in contexts]
+    rows += [(0, 0, c, k) for c in chunks for k in (0, *contexts)]
+    rows += [
+        (b, m, c, k)
+        for b in batches[::2]
+        for m in contexts[::2]
+        for c in chunks
+        for k in (0, 512, 2048)
+        if b + c <= chunk
+    ]
+    seconds = [step_s(model, *row) for row in rows]
+    columns = np.array(rows, np.float64).T
+    return Steps(columns[0], columns[0] * columns[1], columns[2], columns[3], np.array(seconds))
+
+
+def step_s(model: StepModel, b: int, mean: int, chunk: int, context: int) -> float:
+    """Seconds of one step by a model's own tables: b sequences of `mean` context, one chunk."""
+    tokens = min(b + chunk, len(model.linear_s) - 1)
+    sequences = min(b + (chunk > 0), len(model.sequence_s) - 1)
+    seconds = float(model.linear_s[tokens] + model.sequence_s[sequences])
+    seconds += (model.mixed_kv_s if chunk else model.kv_s) * b * mean
+    seconds += model.chunk_s * chunk * (context + 0.5 * chunk)
+    k = -(-mean // model.bucket)
+    if b and model.decode_s.size:
+        k = min(k, model.decode_s.shape[1] - 1)
+        j = int(np.searchsorted(model.mixed_chunks, chunk, "right")) - 1
+        seconds += float(model.mixed_s[j, b, k] if chunk else model.decode_s[b, k])
+    if chunk and model.prefill_s.size:
+        k = min(-(-context // model.bucket), model.prefill_s.shape[0] - 1)
+        seconds += float(model.prefill_s[k, min(chunk, model.prefill_s.shape[1] - 1)])
+    return seconds
+
+
+def fit_formula(steps: Steps) -> Formula:
+    """Fit the coefficients to relative errors, none below 0.
+
+    Decoding alone, prompts alone and both weigh the same together, however many steps of each the
+    grid has. The two lines of the maximum are told apart in turns: for each place where they may
+    cross the rest is linear; the best place wins.
+    """
+    n, alone = steps.tokens, steps.chunk == 0
+    kinds = alone * 1 + (steps.decodes == 0) * 2
+    weight = 1.0 / steps.seconds / np.sqrt(np.bincount(kinds, minlength=3)[kinds])
+    best, least = None, np.inf
+    for cross in np.unique(n):
+        past = n > cross
+        columns = np.stack(
+            [
+                ~past,
+                ~past * n,
+                past,
+                past * n,
+                alone * steps.kv,
+                ~alone * steps.kv,
+                steps.area,
+            ],
+            axis=1,
+        )
+        found = nonnegative(columns * weight[:, None], steps.seconds * weight)
+        formula = Formula(*(float(c) for c in found))
+        miss = float(np.sum(((formula.step_s(steps) - steps.seconds) * weight) ** 2))
+        if miss < least:
+            best, least = formula, miss
+    assert best is not None
+    error = 100.0 * float(np.mean(np.abs(best.step_s(steps) / steps.seconds - 1.0)))
+    return replace(best, error_percent=error)
+
+
+def nonnegative(columns: Floats, target: Floats) -> Floats:
+    """Least squares with no negative coefficient, by dropping columns that would be negative."""
+    kept = [c for c in range(columns.shape[1]) if columns[:, c].any()]
+    found = np.zeros(columns.shape[1])
+    scale = np.linalg.norm(columns, axis=0)
+    while kept:
+        part, *_ = np.linalg.lstsq(columns[:, kept] / scale[kept], target, rcond=None)
+        if (part >= 0).all():
+            found[kept] = part / scale[kept]
+            break
+        kept.pop(int(np.argmin(part)))
     return found

@@ -36,6 +36,7 @@ class StepModel:
     linear_s: Floats
     sequence_s: Floats
     kv_s: float = 0.0
+    mixed_kv_s: float = 0.0  # the same in a step with prompts
     chunk_s: float = 0.0
     decode_s: Floats = field(default_factory=lambda: NOTHING)
     mixed_s: Floats = field(default_factory=lambda: np.zeros((1, 0, 0)))
@@ -65,6 +66,7 @@ class StepModel:
             linear_s=self.linear_s * factor,
             sequence_s=self.sequence_s * factor,
             kv_s=self.kv_s * factor,
+            mixed_kv_s=self.mixed_kv_s * factor,
             chunk_s=self.chunk_s * factor,
             decode_s=self.decode_s * factor,
             mixed_s=self.mixed_s * factor,
@@ -104,6 +106,7 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
         base_s=np.ascontiguousarray(base),
         sequence_s=sequence,
         kv_s=np.array([model.kv_s for model in models]),
+        mixed_kv_s=np.array([model.mixed_kv_s for model in models]),
         chunk_s=np.array([model.chunk_s for model in models]),
         decode_s=decode,
         mixed_s=mixed,

@@ -108,18 +108,20 @@ class Tables(NamedTuple):
     """Step times of M replica models; a decode-only iteration is `base_s` plus attention.
 
     linear_s[m, n]: n tokens in the iteration. base_s[m, b]: linear and per-sequence time of b
-    decoding sequences. sequence_s[m, q]: time of q sequences. kv_s[m]: s per token of context of
-    decoding sequences. chunk_s[m]: s per token of chunk and token of context it attends to.
-    decode_s[m, b, k]: attention of b sequences whose mean context, rounded down, rounded up to
-    `bucket`, is k buckets. mixed_s[m, mixed_at[m, c], b, k]: the same beside prompts' chunks of c
-    tokens. prefill_s[m, k, c]: attention of c tokens on k buckets of context. several[m]: factor on the last for more than one
-    prompt. reach[m]: tokens, mean context of decoding, context of prompts measured.
+    decoding sequences. sequence_s[m, q]: time of q sequences. kv_s[m], mixed_kv_s[m]: s per token
+    of context of decoding sequences, alone and beside prompts. chunk_s[m]: s per token of chunk and
+    token of context it attends to. decode_s[m, b, k]: attention of b sequences whose mean context,
+    rounded down, rounded up to `bucket`, is k buckets. mixed_s[m, mixed_at[m, c], b, k]: the same
+    beside prompts' chunks of c tokens. prefill_s[m, k, c]: attention of c tokens on k buckets of
+    context. several[m]: factor on the last for more than one prompt. reach[m]: tokens, mean context
+    of decoding, context of prompts measured.
     """
 
     linear_s: NDArray[np.float64]
     base_s: NDArray[np.float64]
     sequence_s: NDArray[np.float64]
     kv_s: NDArray[np.float64]
+    mixed_kv_s: NDArray[np.float64]
     chunk_s: NDArray[np.float64]
     decode_s: NDArray[np.float64]
     mixed_s: NDArray[np.float64]

@@ -95,7 +95,7 @@ def mixed_step_s(
     seconds = (
         tables.linear_s[m, tokens]
         + tables.sequence_s[m, b + prompts]
-        + tables.kv_s[m] * kv
+        + tables.mixed_kv_s[m] * kv
         + tables.chunk_s[m] * area
     )
     last = tables.decode_s.shape[2] - 1

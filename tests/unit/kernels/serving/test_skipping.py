@@ -13,13 +13,13 @@ from headgate.sim.serving.service import Settings, SimulatedService
 from headgate.sim.serving.workload import Workload
 
 # Irregular on purpose: coefficients that make ties between an arrival and a step's end improbable.
-C0, C1, C2, C3 = 0.0123457, 0.0000731, 1.37e-7, 3.1e-9
+C0, C1, C2, C3, C6 = 0.0123457, 0.0000731, 1.37e-7, 3.1e-9, 2.11e-7
 
 
 def linear_step_s(prefills: list[tuple[int, int]], decodes: list[int]) -> float:
     tokens = len(decodes) + sum(chunk for _, chunk in prefills)
     area = sum(chunk * (done + chunk / 2) for done, chunk in prefills)
-    return C0 + C1 * tokens + C2 * sum(decodes) + C3 * area
+    return C0 + C1 * tokens + (C6 if prefills else C2) * sum(decodes) + C3 * area
 
 
 LINEAR = StepModel(
@@ -28,6 +28,7 @@ LINEAR = StepModel(
     linear_s=C0 + C1 * np.arange(600),
     sequence_s=np.zeros(1),
     kv_s=C2,
+    mixed_kv_s=C6,
     chunk_s=C3,
 )
 
