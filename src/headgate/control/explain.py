@@ -124,7 +124,7 @@ def _pool_views(machine: Machine, row: int) -> list[PoolView]:
         if p < 0:
             break
         wanted = int(tables.shapes[work["shape"], p, k.GPUS])
-        held, _, cap, guarantee = tables.claims[work["claim"], p].tolist()
+        held, _, cap, guarantee, _ = tables.claims[work["claim"], p].tolist()
         pool = tables.pools[p]
         size = fleet.pools[p].gpus_per_node
         to_free = _to_free(machine, row, p, wanted)

@@ -140,23 +140,28 @@ class Ground:
         self.turn(k.WORK_SUBMITTED, row)
         return row
 
-    def move(self, row: int, rank: Rank, *, fill: bool, mode: int) -> None:
-        """Give a live work another place in line or, where it stands, another level and mode."""
+    def move(self, row: int, rank: Rank, *, fill: bool, mode: int) -> bool:
+        """Give a live work another place in line or, where it stands, another level and mode.
+
+        False when its new class may not hold so much of the pool where it stands.
+        """
         tables = self.tables
         work = tables.works[row]
         class_, firm, shape = int(work["class_"]), int(work["firm"]), int(work["shape"])
         claim = int(tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, firm, shape)
         if work["state"] == k.WAITING:
-            kernel.requeue(self._columns, row, lane, rank.level, rank.key)
-            work = tables.works[row]
-            work["claim"], work["mode"] = claim, mode
-        elif work["state"] == k.STOPPING:
-            # It is on its way out; only where it will wait again changes, and that is `lane`.
-            return
+            change = kernel.requeue
+        elif work["claim"] == claim or self._may_hold(claim, int(work["pool"]), int(work["gpus"])):
+            change = kernel.relevel
         else:
-            kernel.relevel(self._columns, row, lane, rank.level, claim, mode, rank.key, self.now_s,
-            )  # fmt: skip
+            return False
+        change(self._columns, row, lane, rank.level, claim, mode, rank.key, self.now_s)
+        return True
+
+    def _may_hold(self, claim: int, pool: int, gpus: int) -> bool:
+        claims = self.tables.claims[claim, pool]
+        return bool(claims[k.HELD] + claims[k.COMING] + gpus <= claims[k.CAP])
 
     def stopping(self, row: int) -> bool:
         return int(self.tables.works[row]["state"]) == k.STOPPING

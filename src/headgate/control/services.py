@@ -149,10 +149,11 @@ class Services:
             urgent=batch and bool(self.urgent[v]),
         )
 
-    def _move(self, v: int, row: int, mode: int) -> None:
+    def _move(self, v: int, row: int, mode: int) -> bool:
+        """Give a replica another mode; False when its new class's cap forbids it."""
         asking = self._asking(v, mode)
         fill = mode == BATCH and not asking.urgent
-        self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
+        return self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
 
     def _convert_back(self, v: int, lacking: float, least: int) -> tuple[float, int]:
         """Turn running batch replicas into online ones: no boot, the weights are there."""
@@ -166,7 +167,8 @@ class Services:
             for i in np.flatnonzero(states == state).tolist():
                 if lacking <= 0 and least <= 0:
                     break
-                self._move(v, batch[i], ONLINE)
+                if not self._move(v, batch[i], ONLINE):
+                    continue
                 self.rows[v][ONLINE].append(batch[i])
                 lacking -= float(capacity[i])
                 least -= 1
@@ -191,8 +193,8 @@ class Services:
                     continue
                 surplus -= each[i]
                 count -= 1
-                if converts and batch_waits and state != k.WAITING:
-                    self._move(v, rows[i], BATCH)
+                goes_on = converts and batch_waits and state != k.WAITING
+                if goes_on and self._move(v, rows[i], BATCH):
                     self.rows[v][BATCH].append(rows[i])
                     self.rows[v][ONLINE].remove(rows[i])
                 else:

@@ -33,7 +33,7 @@ class Tables:
         largest = max(pool.gpus_per_node for pool in fleet.pools)
         self.hist = np.zeros((pools, largest + 1), np.int64)
         self.shapes = _shapes(fleet)
-        self.claims = np.zeros((classes + 1, pools, 4), np.int64)
+        self.claims = np.zeros((classes + 1, pools, 5), np.int64)
         self.claims[:, :, k.CAP] = np.iinfo(np.int64).max // 4
         self.levels = np.zeros((levels, levels), np.int8)
         self.exposed = np.zeros((levels, pools), np.int64)

@@ -1,7 +1,7 @@
 """Nodes and accelerators: what is free where, taking them for a gang and giving them back."""
 
 from headgate.kernels.columns import Columns, inner
-from headgate.kernels.layout import UP
+from headgate.kernels.layout import ALL_LANES, COMING, DIRTY, GPUS, UP
 
 
 @inner
@@ -10,8 +10,9 @@ def settle(t: Columns, p: int, now_s: float) -> None:
     pool = t.pools[p]
     lapse_s = now_s - pool.at_s
     if lapse_s > 0.0:
-        pool.up_gpu_s += pool.up * lapse_s
-        pool.down_gpu_s += pool.down * lapse_s
+        live = pool.up + pool.down
+        pool.live_gpu_s += live * lapse_s
+        pool.down_gpu_s += (live - pool.free - pool.held) * lapse_s
         pool.free_gpu_s += (pool.free - pool.reserved_free) * lapse_s
         pool.reserved_gpu_s += pool.reserved_free * lapse_s
     pool.at_s = now_s
@@ -200,16 +201,19 @@ def reserve(t: Columns, n: int, row: int) -> None:
 
 
 @inner
-def unreserve(t: Columns, row: int) -> None:
-    """Drop every reservation of the work."""
-    for p in range(len(t.pools)):
-        if t.pools[p].reserved_by == row:
-            t.pools[p].reserved_by = -1
+def unreserve(t: Columns, row: int, now_s: float) -> None:
+    """Drop every reservation of the work; others may have what it leaves."""
     if t.works[row].reserved == 0:
         return
+    p = t.works[row].reserved_pool
+    settle(t, p, now_s)
+    if t.pools[p].reserved_by == row:
+        t.pools[p].reserved_by = -1
+    t.claims[t.works[row].claim, p, COMING] -= t.shapes[t.works[row].shape, p, GPUS]
     for n in range(len(t.nodes)):
         if t.nodes[n].reserved == row:
             take_off_books(t, n)
             t.nodes[n].reserved = -1
             put_on_books(t, n)
     t.works[row].reserved = 0
+    t.meta[DIRTY] = ALL_LANES

@@ -57,6 +57,15 @@ def leave(t: Columns, row: int) -> None:
 
 
 @inner
+def comes_first(t: Columns, row: int, other: int) -> bool:
+    """Whether a work is served before another: by level, key, and submission."""
+    one, two = t.works[row], t.works[other]
+    if one.level != two.level:
+        return one.level < two.level
+    return one.key < two.key or (one.key == two.key and row < other)
+
+
+@inner
 def first_open(t: Columns, n_lanes: int, stamp: int) -> int:
     """The lane, not closed in this round, whose head comes first by (level, key); -1 for none."""
     best = -1
@@ -64,22 +73,26 @@ def first_open(t: Columns, n_lanes: int, stamp: int) -> int:
         lane = t.lanes[i]
         if lane.head < 0 or lane.closed == stamp:
             continue
-        if best < 0 or lane.level < t.lanes[best].level:
+        if best < 0 or comes_first(t, lane.head, t.lanes[best].head):
             best = i
-        elif lane.level == t.lanes[best].level:
-            key, best_key = t.works[lane.head].key, t.works[t.lanes[best].head].key
-            if key < best_key or (key == best_key and lane.head < t.lanes[best].head):
-                best = i
     return best
 
 
 @inner
 def step_aside(t: Columns, row: int) -> None:
-    """Take a work out of its lane and put it among the claimants."""
+    """Take a work out of its lane and put it among the claimants, in order of (level, key)."""
     leave(t, row)
     t.works[row].claiming = 1
-    t.works[row].behind = t.meta[CLAIMANTS]
-    t.meta[CLAIMANTS] = row
+    first = t.meta[CLAIMANTS]
+    if first < 0 or comes_first(t, row, first):
+        t.works[row].behind = first
+        t.meta[CLAIMANTS] = row
+        return
+    at = first
+    while t.works[at].behind >= 0 and comes_first(t, t.works[at].behind, row):
+        at = t.works[at].behind
+    t.works[row].behind = t.works[at].behind
+    t.works[at].behind = row
 
 
 @inner

@@ -6,8 +6,9 @@ and of `POOL` a pool. The plain arrays beside them:
 - `hist[p, f]`: nodes of pool p that are up, not reserved, and have f accelerators free.
 - `shapes[s, p, GPUS]`: accelerators a work of shape s takes in pool p (0: it cannot run there);
   `shapes[s, i, PREFERENCE]`: the i-th pool to try, or -1.
-- `claims[c, p, HELD | FIRM | CAP | GUARANTEE]`: what class c holds in pool p, how much of that
-  cannot be taken back, the most it may hold, and what it is guaranteed. The last row is for
+- `claims[c, p, HELD | FIRM | CAP | GUARANTEE | COMING]`: what class c holds in pool p, how much of
+  that cannot be taken back, the most it may hold, what it is guaranteed, and what its claimants
+  will hold there once their nodes are free. The last row is for
   filling work, which counts against no class.
 - `may_reclaim[a, b]`: whether level a may take accelerators from level b.
 - `exposed[l, p]`: accelerators that reclaimable work of level l holds in pool p.
@@ -65,7 +66,7 @@ START, STOP = range(2)
 
 # Columns of `shapes` and `claims`.
 GPUS, PREFERENCE = range(2)
-HELD, FIRM, CAP, GUARANTEE = range(4)
+HELD, FIRM, CAP, GUARANTEE, COMING = range(5)
 
 # Places in `meta`, the round's few scalars.
 STAMP, DIRTY, N_LANES, N_WISHES, BROKEN, FILL_CLAIM, CLAIMANTS = range(7)
@@ -172,8 +173,8 @@ POOL = np.dtype(
         ("held", np.int64),
         ("stopping", np.int64),  # of those held
         ("at_s", np.float64),
-        ("up_gpu_s", np.float64),
-        ("down_gpu_s", np.float64),
+        ("live_gpu_s", np.float64),
+        ("down_gpu_s", np.float64),  # on failed nodes, less what works still hold there
         ("free_gpu_s", np.float64),
         ("reserved_gpu_s", np.float64),
     ],

@@ -12,7 +12,9 @@ import numpy as np
 from headgate.kernels.columns import Columns, inner
 from headgate.kernels.ground import node_size, reserve, usable
 from headgate.kernels.layout import (
+    COMING,
     FIRM,
+    GPUS,
     GUARANTEE,
     HELD,
     LEAST_LOSS,
@@ -26,9 +28,10 @@ from headgate.kernels.layout import (
 
 @inner
 def within_guarantee(t: Columns, claim: int, p: int, count: int) -> bool:
+    """Whether the class is guaranteed so much beyond what it holds and has on its way."""
+    claims = t.claims[claim, p]
     return (
-        t.flags[USE_GUARANTEES] > 0
-        and t.claims[claim, p, HELD] + count <= t.claims[claim, p, GUARANTEE]
+        t.flags[USE_GUARANTEES] > 0 and claims[HELD] + claims[COMING] + count <= claims[GUARANTEE]
     )
 
 
@@ -84,24 +87,39 @@ def takeable(t: Columns, row: int, v: int, inside: bool) -> bool:
 
 
 @inner
+def forget_trial(t: Columns, n: int, trial: int) -> None:
+    """Take back a trial's marks on a node, and what it counted as taken."""
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v >= 0 and t.works[v].mark == trial:
+            t.works[v].mark = 0
+            t.taken[t.works[v].claim] -= t.works[v].gpus
+
+
+@inner
 def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> float:
     """What clearing the whole node loses; infinite when somebody on it cannot be taken from."""
     total = 0.0
-    first, size = t.nodes[n].first, t.nodes[n].size
-    for g in range(first, first + size):
+    # Marks of this trial are negative stamps, so they never count as marks of the search itself;
+    # what is taken from one victim guards the next of its class.
+    trial = -stamp
+    marked = False
+    first, last = t.nodes[n].first, t.nodes[n].first + t.nodes[n].size
+    for g in range(first, last):
         v = t.gpus[g].owner
-        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp:
+        if v < 0 or t.works[v].state == STOPPING:
             continue
-        seen = False
-        for other in range(first, g):
-            if t.gpus[other].owner == v:
-                seen = True
-                break
-        if seen:
+        if t.works[v].mark == stamp or t.works[v].mark == trial:
             continue
         if not takeable(t, row, v, inside):
-            return np.inf
+            total = np.inf
+            break
+        t.works[v].mark = trial
+        t.taken[t.works[v].claim] += t.works[v].gpus
         total += loss(t, v, now_s)
+        marked = True
+    if marked:
+        forget_trial(t, n, trial)
     return total
 
 
@@ -213,7 +231,6 @@ def rest_cost(
     """What freeing `rest` accelerators on the node loses; infinite when it cannot be done."""
     lacking = rest - free_soon(t, n, stamp)
     total = 0.0
-    # Marks of this trial are negative stamps, so they never count as marks of the search itself.
     trial = -stamp
     while lacking > 0:
         best = -1
@@ -239,11 +256,7 @@ def rest_cost(
         t.taken[t.works[best].claim] += t.works[best].gpus
         total += best_loss
         lacking -= on_node
-    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
-        v = t.gpus[g].owner
-        if v >= 0 and t.works[v].mark == trial:
-            t.works[v].mark = 0
-            t.taken[t.works[v].claim] -= t.works[v].gpus
+    forget_trial(t, n, trial)
     return total
 
 
@@ -254,3 +267,4 @@ def reserve_picked(t: Columns, n_picked: int, row: int, p: int) -> None:
         if t.nodes[t.picked[i]].reserved != row:
             reserve(t, t.picked[i], row)
     t.works[row].reserved_pool = p
+    t.claims[t.works[row].claim, p, COMING] += t.shapes[t.works[row].shape, p, GPUS]

@@ -25,11 +25,14 @@ from headgate.kernels.ground import (
     unreserve,
     usable,
 )
-from headgate.kernels.lanes import first_open, join, leave, step_aside, step_back
+from headgate.kernels.lanes import comes_first, first_open, join, leave, step_aside, step_back
 from headgate.kernels.reclaim import could_come_back, reserve_picked, search, within_guarantee
 
 # A failed search for victims is not repeated for the same lane sooner than this.
 SEARCH_AGAIN_S = 15.0
+# A start or a claim given up may open nodes to lanes that the same pass went by, so another pass
+# follows; what is left after so many waits for the next fact.
+PASSES = 16
 
 
 @inner
@@ -73,7 +76,7 @@ def start(t: Columns, row: int, p: int, count: int, rule: int, now_s: float) -> 
     else:
         leave(t, row)
     place(t, p, row, count)
-    unreserve(t, row)
+    unreserve(t, row, now_s)
     work = t.works[row]
     t.claims[work.claim, p, k.HELD] += count
     if work.firm > 0:
@@ -136,6 +139,21 @@ def line_up(t: Columns, row: int) -> None:
 
 
 @inner
+def search_again(t: Columns) -> None:
+    """Let every lane search for victims at once: nodes have come open that it could not have."""
+    for i in range(t.meta[k.N_LANES]):
+        t.lanes[i].searched_s = -np.inf
+
+
+@inner
+def give_up_claim(t: Columns, row: int, now_s: float) -> None:
+    """Let a claimant wait in its lane again."""
+    unreserve(t, row, now_s)
+    step_back(t, row)
+    line_up(t, row)
+
+
+@inner
 def node_up(t: Columns, n: int, now_s: float) -> None:
     p = t.nodes[n].pool
     if t.nodes[n].state == k.UP:
@@ -160,9 +178,7 @@ def node_down(t: Columns, n: int, now_s: float) -> None:
     settle(t, p, now_s)
     claimant = t.nodes[n].reserved
     if claimant >= 0:
-        unreserve(t, claimant)
-        step_back(t, claimant)
-        line_up(t, claimant)
+        give_up_claim(t, claimant, now_s)
     take_off_books(t, n)
     t.nodes[n].state = k.DOWN
     t.pools[p].up -= t.nodes[n].size
@@ -173,13 +189,10 @@ def node_down(t: Columns, n: int, now_s: float) -> None:
 @inner
 def leave_line(t: Columns, row: int, now_s: float) -> None:
     """Take a waiting work out of its lane and drop what was reserved for it."""
-    if t.works[row].reserved > 0:
-        for p in range(len(t.pools)):
-            settle(t, p, now_s)
-        unreserve(t, row)
-        t.meta[k.DIRTY] = k.ALL_LANES
     if t.works[row].claiming > 0:
+        unreserve(t, row, now_s)
         step_back(t, row)
+        search_again(t)
         return
     lane = t.lanes[t.works[row].lane]
     was_head = lane.head == row
@@ -262,7 +275,11 @@ def firm_fits(t: Columns, claim: int, p: int, count: int) -> bool:
 @inner
 def allowed(t: Columns, row: Any, p: int, count: int) -> int:
     """The rule that forbids the work this pool whatever is free there, or NO_ROOM for none."""
-    if t.claims[row.claim, p, k.HELD] + count > t.claims[row.claim, p, k.CAP]:
+    claims = t.claims[row.claim, p]
+    coming = claims[k.COMING]
+    if row.claiming > 0 and row.reserved_pool == p:
+        coming -= count
+    if claims[k.HELD] + coming + count > claims[k.CAP]:
         return k.CLASS_CAP
     given = row.firm > 0 and t.flags[k.USE_GUARANTEES] > 0
     if given and not firm_fits(t, row.claim, p, count):
@@ -383,6 +400,7 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
             t.nodes[best].cost = -1.0
             reserve(t, best, row)
         work.reserved_pool = p
+        t.claims[work.claim, p, k.COMING] += count
         work.rule = k.HELD_FOR_LARGE_GANG
         t.pools[p].reserved_by = row
         return True
@@ -390,19 +408,19 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
 
 
 @inner
-def start_claimants(t: Columns, now_s: float) -> None:
-    """Start every work whose reserved nodes are free by now, or that finds room elsewhere."""
-    row = t.meta[k.CLAIMANTS]
-    while row >= 0:
-        following = t.works[row].behind
-        p = find_room(t, row)
-        if p >= 0:
-            rule = k.RESERVED_NODES if t.works[row].reserved_pool == p else k.FREE_CAPACITY
-            start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
-        else:
-            reclaiming = t.pools[t.works[row].reserved_pool].reserved_by != row
-            t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
-        row = following
+def serve_claimant(t: Columns, row: int, now_s: float) -> None:
+    """Start a work whose reserved nodes are free by now, or that finds room elsewhere."""
+    p = find_room(t, row)
+    if p >= 0:
+        rule = k.RESERVED_NODES if t.works[row].reserved_pool == p else k.FREE_CAPACITY
+        start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
+        return
+    kept = t.works[row].reserved_pool
+    if allowed(t, t.works[row], kept, t.shapes[t.works[row].shape, kept, k.GPUS]) != k.NO_ROOM:
+        give_up_claim(t, row, now_s)
+        return
+    reclaiming = t.pools[kept].reserved_by != row
+    t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
 
 
 @inner
@@ -437,10 +455,14 @@ def decide(t: Columns, now_s: float) -> None:
         t.lanes[i].fresh = 0
     t.meta[k.DIRTY] = k.CLEAN
     room = len(t.wishes) - len(t.victims)
-    if everything:
-        start_claimants(t, now_s)
+    claimant = t.meta[k.CLAIMANTS] if everything else -1
     while t.meta[k.N_WISHES] < room:
         i = first_open(t, n_lanes, stamp)
+        if claimant >= 0 and (i < 0 or comes_first(t, claimant, t.lanes[i].head)):
+            following = t.works[claimant].behind
+            serve_claimant(t, claimant, now_s)
+            claimant = following
+            continue
         if i < 0:
             return
         row = t.lanes[i].head
@@ -488,7 +510,10 @@ def turn(
     """
     t.meta[k.N_WISHES] = 0
     learn(t, code, row, rule, lost_gpu_s, now_s)
-    if t.meta[k.DIRTY] != k.CLEAN:
+    room = len(t.wishes) - len(t.victims)
+    for _ in range(PASSES):
+        if t.meta[k.DIRTY] == k.CLEAN or t.meta[k.N_WISHES] >= room:
+            break
         decide(t, now_s)
     check(t, row if code >= k.WORK_SUBMITTED else -1)
     return t.meta[k.N_WISHES], t.meta[k.BROKEN]
@@ -498,14 +523,14 @@ def turn(
 def relevel(
     t: Columns, row: int, lane: int, level: int, claim: int, mode: int, key: float, now_s: float
 ) -> None:
-    """Give a starting or running work another level, claim and mode where it stands."""
+    """Give a work that holds accelerators another level, claim and mode where it stands."""
     work = t.works[row]
     p = work.pool
     settle(t, p, now_s)
-    if work.firm == 0:
+    if work.firm == 0 and work.state != k.STOPPING:
         t.exposed[work.level, p] -= work.gpus
         t.exposed[level, p] += work.gpus
-    else:
+    if work.firm > 0:
         t.claims[work.claim, p, k.FIRM] -= work.gpus
         t.claims[claim, p, k.FIRM] += work.gpus
     t.claims[work.claim, p, k.HELD] -= work.gpus
@@ -519,14 +544,18 @@ def relevel(
 
 
 @njit(cache=True)
-def requeue(t: Columns, row: int, lane: int, level: int, key: float) -> None:
-    """Move a waiting work to another place in line."""
-    claims = t.works[row].claiming > 0
-    if not claims:
+def requeue(
+    t: Columns, row: int, lane: int, level: int, claim: int, mode: int, key: float, now_s: float
+) -> None:
+    """Move a waiting work to another place in line; nodes reserved for it are others' again."""
+    if t.works[row].claiming > 0:
+        unreserve(t, row, now_s)
+        step_back(t, row)
+    else:
         leave(t, row)
-    t.works[row].lane, t.works[row].level, t.works[row].key = lane, level, key
-    if not claims:
-        line_up(t, row)
+    work = t.works[row]
+    work.lane, work.level, work.claim, work.mode, work.key = lane, level, claim, mode, key
+    line_up(t, row)
     t.meta[k.DIRTY] = k.ALL_LANES
 
 

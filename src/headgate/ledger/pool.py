@@ -18,7 +18,7 @@ class Ledger:
     tenants: Floats  # [tenant, SPENT]
     free: Floats  # [pool], nobody wanted or could use it
     reserved: Floats  # [pool], kept empty for a gang
-    down: Floats  # [pool], on failed nodes
+    down: Floats  # [pool], on failed nodes, once their holders have let go
     fleet: Floats  # [pool], all of it
 
     @property
@@ -48,11 +48,12 @@ def close(tables: Tables, rows: int, tenants: int, fleet_gpu_s: Floats, now_s: f
     spent[:, LOST] = lost
     spent[:, RUNNING] -= lost
     lapse_s = now_s - pools["at_s"]
+    idle_down = pools["up"] + pools["down"] - pools["free"] - pools["held"]
     return Ledger(
         tenants=spent,
         free=pools["free_gpu_s"] + (pools["free"] - pools["reserved_free"]) * lapse_s,
         reserved=pools["reserved_gpu_s"] + pools["reserved_free"] * lapse_s,
-        down=pools["down_gpu_s"] + pools["down"] * lapse_s,
+        down=pools["down_gpu_s"] + idle_down * lapse_s,
         fleet=fleet_gpu_s,
     )
 
