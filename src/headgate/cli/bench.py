@@ -5,7 +5,6 @@ import click
 from headgate.cli.lazy import LazyCommands
 
 BENCHES: dict[str, str] = {
-    "fleet": "headgate.cli.bench_fleet:fleet",
     "placement": "headgate.cli.bench_placement:placement",
 }
 

@@ -23,6 +23,7 @@ from headgate.core.facts import (
     WorkSubmitted,
 )
 from headgate.core.fleet import Fleet
+from headgate.core.laws import Laws
 from headgate.core.tables import Ints
 from headgate.kernels import layout as k
 from headgate.policy.order import standing
@@ -36,8 +37,16 @@ class Machine:
     """
 
     def __init__(
-        self, fleet: Fleet, policy: Policy, standing_weights: dict[str, float] | None = None
+        self,
+        fleet: Fleet,
+        policy: Policy,
+        standing_weights: dict[str, float] | None = None,
+        *,
+        full_laws: bool = False,
     ) -> None:
+        """With `full_laws` every law is checked after every fact, not the cheap ones alone."""
+        self.full_laws = full_laws
+        self.laws = Laws(fleet.reclaim_s)
         self.fleet = fleet
         self.policy = policy
         self.weights = standing_weights or {}
@@ -84,7 +93,14 @@ class Machine:
         ground.fact += 1
         ground.wishes = []
         self._learners[type(fact)](fact)
+        if self.full_laws:
+            self.check_laws(looked=type(fact) is WindowClosed)
         return ground.wishes
+
+    def check_laws(self, *, looked: bool) -> None:
+        """Check every law; `looked` when the last fact was a window's close."""
+        ground = self.ground
+        self.laws.check(ground.tables, ground.rows, ground.now_s, looked=looked)
 
     def _submitted(self, fact: WorkSubmitted) -> None:
         class_ = self.fleet.tenants[fact.tenant].class_
@@ -140,12 +156,12 @@ class Machine:
         self.ground.turn(k.TIME_PASSED, -1)
 
     def _tenant_changed(self, fact: TenantChanged) -> None:
-        """A new standing reorders what the tenant has waiting at once."""
+        """A new standing reorders what the tenant has waiting, and where the rest would wait."""
         tenant = fact.tenant
         self.families[tenant] = fact.families
         self.standings[tenant] = standing(fact.families, self.weights)
         works = self.ground.tables.works[: self.ground.rows]
-        mine = (works["tenant"] == tenant) & (works["state"] == k.WAITING) & (works["service"] < 0)
+        mine = (works["tenant"] == tenant) & (works["state"] < k.DONE) & (works["service"] < 0)
         for row in np.flatnonzero(mine).tolist():
             work = works[row]
             asking = Asking(
