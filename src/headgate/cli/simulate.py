@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headgate.core.errors import InputError
-from headgate.sim.contest import Settings, run_policies
+from headgate.sim.contest import Settings, run_policies, warm_up
 from headgate.sim.policies import make
 from headgate.sim.report import write_report
 from headgate.sim.scenario import Scenario, read
@@ -77,6 +77,8 @@ def simulate(
     names = policies or chosen.policies
     for name in names:
         make(name, story)  # a name that is not known is said before anything runs
+    with console.status("loading the kernels (the first time they are compiled: half a minute)"):
+        warm_up()
     results = _run(console, names, story, Settings(seed, log_dir))
     outcome = summary(chosen, story, results, seed, data)
     Console().print(table(chosen, results))

@@ -56,22 +56,28 @@ def choose_from(board: Board, free: Free, shape: int, pod: Pod) -> tuple[int, in
 
 
 @njit(cache=True)
+def place(
+    board: Board, free: Free, shapes: Pods, outlook: Outlook, shape: int, pod: Pod, slots: Ints
+) -> int:
+    """Choose, take and refresh: one decision. `slots` receives the GPUs; -1 where none fits."""
+    node, slot = choose_from(board, free, shape, pod)
+    if node >= 0:
+        take(free, node, pod, slot, slots)
+        refresh(board, free, shapes, outlook, node)
+    return node
+
+
+@njit(cache=True)
 def place_all(
     board: Board,
     free: Free,
-    pods: Pods,
-    shape_of: Ints,
     shapes: Pods,
     outlook: Outlook,
+    shape_of: Ints,
+    pods: Pods,
     placed: Ints,
 ) -> None:
     """Place the pods in order, for good; `placed` [pod] gets the node, or -1 where none fits."""
-    fill(board, free, shapes, outlook)
     slots = np.empty(free.kinds.shape[1], dtype=np.int64)
     for i in range(len(pods.cpu)):
-        pod = pod_at(pods, i)
-        node, slot = choose_from(board, free, shape_of[i], pod)
-        placed[i] = node
-        if node >= 0:
-            take(free, node, pod, slot, slots)
-            refresh(board, free, shapes, outlook, node)
+        placed[i] = place(board, free, shapes, outlook, shape_of[i], pod_at(pods, i), slots)

@@ -113,6 +113,9 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
         mixed_at=mixed_at.astype(np.int64),
         prefill_s=prefill,
         several=np.array([model.several for model in models]),
+        token_s=np.stack(
+            [linear[:, chunk] / chunk, base[:, max(1, cap // 2)] / max(1, cap // 2)], axis=1
+        ),
         reach=np.array([[m.reach_tokens, m.reach_kv, m.reach_context] for m in models]),
         bucket=models[0].bucket,
         shift=models[0].bucket.bit_length() - 1,

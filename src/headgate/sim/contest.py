@@ -15,7 +15,11 @@ import numpy as np
 
 from headgate.control.factlog import LogWriter
 from headgate.control.machine import Machine
-from headgate.sim.driver import Watcher
+from headgate.core.facts import NodeJoined, WorkSubmitted
+from headgate.core.fleet import Fleet, Pool, Service, Shape, Tenant
+from headgate.policy.headgate import Headgate
+from headgate.policy.rules import Rank
+from headgate.sim.driver import Watcher, run
 from headgate.sim.nature import Nature
 from headgate.sim.policies import make
 from headgate.sim.record import Recorder
@@ -63,34 +67,41 @@ def run_policy(
     record = Recorder(machine, traffic, windows)
     log = _log(name, story, machine, settings)
     watchers: tuple[Watcher, ...] = (record,) if log is None else (record, log)
-    counts = {"facts": 0, "wishes": 0}
 
-    def play() -> None:
-        while (fact := nature.next(machine)) is not None:
-            wishes = machine.handle(fact)
-            for wish in wishes:
-                nature.obey(wish, machine)
-            for watch in watchers:
-                watch(fact, wishes)
-            counts["facts"] += 1
-            counts["wishes"] += len(wishes)
-            if told is not None and record.count % 60 == 0 and record.count:
-                told(name, record.count / windows)
-            if stopped():
-                return
+    def watched() -> bool:
+        if told is not None and record.count % 60 == 0 and record.count:
+            told(name, record.count / windows)
+        return stopped()
 
-    play()
+    facts = run(machine, nature, watchers, watched)
     until_s = scenario.span_s if record.count == windows else machine.now_s
     nature.until_s = until_s
     nature.settle()
     if log is not None:
         log.close()
     result = Figures(story, machine, truth, record, until_s).all()
-    result |= counts
+    result["facts"] = facts
     result["wall_s"] = time.perf_counter() - began_s
     result["partial"] = record.count < windows
     result["simulated_s"] = until_s
     return result
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them; the first time after an installation takes a while."""
+    fleet = Fleet(
+        pools=(Pool(name="pool", generation="any", nodes=1),),
+        classes=("training",),
+        tenants=(Tenant(name="tenant", class_=0),),
+        shapes=(Shape(name="one", gpus=(1,), speed=(1.0,), start_s=(0.0,)),),
+        services=(Service(name="service", class_=0, tenant=0, shape=0),),
+    )
+    machine = Machine(fleet, Headgate(fleet.classes))
+    traffic = Traffic(60.0, np.ones((1, 1)), Objectives(np.ones(1), np.ones(1)))
+    machine.handle(NodeJoined(0.0, 0))
+    machine.handle(WorkSubmitted(0.0, "work", "gang", 0, 0))
+    machine.ground.move(0, Rank(1, 0.0), fill=False, mode=0)
+    machine.handle(traffic.close(1.0, machine))
 
 
 def _log(name: str, story: Story, machine: Machine, settings: Settings) -> LogWriter | None:

@@ -13,8 +13,13 @@ from headgate.sim.nature import Nature
 Watcher = Callable[[Fact, list[Wish]], None]
 
 
-def run(machine: Machine, nature: Nature, watchers: tuple[Watcher, ...] = ()) -> int:
-    """Play the story to its end; the number of facts."""
+def run(
+    machine: Machine,
+    nature: Nature,
+    watchers: tuple[Watcher, ...] = (),
+    stopped: Callable[[], bool] | None = None,
+) -> int:
+    """Play the story to its end, or until `stopped` says so; the number of facts."""
     count = 0
     while (fact := nature.next(machine)) is not None:
         wishes = machine.handle(fact)
@@ -23,4 +28,6 @@ def run(machine: Machine, nature: Nature, watchers: tuple[Watcher, ...] = ()) ->
         for watch in watchers:
             watch(fact, wishes)
         count += 1
+        if stopped is not None and stopped():
+            break
     return count

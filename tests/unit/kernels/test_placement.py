@@ -199,7 +199,8 @@ def test_the_board_chooses_as_a_look_at_every_node_does_and_drops_none_that_fits
     free, twin = nodes.empty(), nodes.empty()
     placed = np.empty(len(pods.cpu), dtype=np.int64)
     costs = board(len(shapes.cpu), len(nodes), free.gpu.shape[1])
-    placement_board.place_all(costs, free, pods, shape_of, shapes, ahead, placed)
+    placement_board.fill(costs, free, shapes, ahead)
+    placement_board.place_all(costs, free, shapes, ahead, shape_of, pods, placed)
     for row in range(len(pods.cpu)):
         pod = pod_at(pods, row)
         node, slot = choose(twin, pod, ahead)

@@ -13,6 +13,7 @@ from headgate.kernels.serving.layout import (
     ID,
     KIND,
     LOW_BITS,
+    PREEMPTED_BITS,
     PREEMPTED_SHIFT,
     TPOT,
     TTFT,
@@ -60,7 +61,7 @@ def record(fleet: Fleet, books: Books, r: int, row: int, now_s: float) -> None:
         books.out_s[at, 0] = ttft_s
         books.out_s[at, 1] = e2e_s
         books.out_i[at, 0] = r
-        books.out_i[at, 1] = kind >> PREEMPTED_SHIFT
+        books.out_i[at, 1] = (kind >> PREEMPTED_SHIFT) & PREEMPTED_BITS
     else:
         books.histograms[group, TTFT, bin_of(fleet, ttft_s)] += 1
         if tokens > 1:

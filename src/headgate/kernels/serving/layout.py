@@ -38,7 +38,8 @@ PURE = 18  # the iterations in flight only decode
 RESERVE = 19  # KV blocks that an admission leaves free
 LEAVING = 20  # finished sequences that the plan under way still counts
 LEAVING_BLOCKS = 21  # KV blocks they hold
-HISTOGRAM = 22  # sequences by (context - iteration - 1) modulo the block size
+LEFT = 22  # running sequences whose callers have gone, to be removed when the iteration ends
+HISTOGRAM = 24  # sequences by (context - iteration - 1) modulo the block size
 
 # Columns of `repf`.
 STARTED = 0  # when the iterations in flight began, s
@@ -65,8 +66,11 @@ FIRST = 1  # when the first token came, s; negative before
 ASKED = 2  # tokens asked for, which a restart does not change
 MARK = 3  # FREED when its blocks were given back, -1 if nothing of them is kept
 
-# KIND packs class (8 bits), priority level (8 bits) and number of preemptions.
-LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT = 255, 8, 16
+# KIND packs class (8 bits), priority level (8), preemptions (16), replica (24), and whether the
+# caller has gone.
+LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT, REPLICA_SHIFT = 255, 8, 16, 32
+PREEMPTED_BITS = (1 << 16) - 1
+GONE = 1 << 60
 
 # An index read from an array may be negative for all the compiler knows, and is then looked up from
 # the end; a mask that changes nothing tells it.
@@ -84,8 +88,19 @@ BINS = OCTAVES * BINS_PER_OCTAVE
 
 # Measures of `histograms`, and columns of `windows`.
 TTFT, TPOT, E2E = 0, 1, 2
-W_ARRIVED, W_FINISHED, W_TOKENS, W_GOOD, W_GOOD_TOKENS, W_PREEMPTED, W_REFUSED = range(7)
-WINDOW_COLUMNS = 8
+(
+    W_ARRIVED,
+    W_FINISHED,
+    W_TOKENS,  # asked for by the finished
+    W_GOOD,  # finished within their objective
+    W_GOOD_TOKENS,
+    W_PREEMPTED,
+    W_REFUSED,
+    W_CANCELLED,
+    W_FAILED,  # lost with their replica after their first token
+    W_REROUTED,  # moved from a lost replica before it
+) = range(10)
+WINDOW_COLUMNS = 10
 
 
 class Rules(NamedTuple):
@@ -101,6 +116,7 @@ class Rules(NamedTuple):
     truncate: int  # 1: a prompt preempted midway turns its rest into output (Vidur)
     keep_prefix: int  # 1: what is left of a preempted sequence's blocks is found again
     calm: int  # 1: no admission in an iteration that preempted
+    yields: int  # 1: less urgent sequences are preempted to admit a more urgent request
     ahead: int  # 1: an iteration is planned when the one before it starts, not when that ends
 
 
@@ -113,8 +129,9 @@ class Tables(NamedTuple):
     token of context it attends to. decode_s[m, b, k]: attention of b sequences whose mean context,
     rounded down, rounded up to `bucket`, is k buckets. mixed_s[m, mixed_at[m, c], b, k]: the same
     beside prompts' chunks of c tokens. prefill_s[m, k, c]: attention of c tokens on k buckets of
-    context. several[m]: factor on the last for more than one prompt. reach[m]: tokens, mean context
-    of decoding, context of prompts measured.
+    context. several[m]: factor on the last for more than one prompt. token_s[m]: expected seconds
+    of a busy replica's time for a token of prompt and of output. reach[m]: tokens, mean context of
+    decoding, context of prompts measured.
     """
 
     linear_s: NDArray[np.float64]
@@ -128,6 +145,7 @@ class Tables(NamedTuple):
     mixed_at: NDArray[np.int64]
     prefill_s: NDArray[np.float64]
     several: NDArray[np.float64]
+    token_s: NDArray[np.float64]
     reach: NDArray[np.int64]
     bucket: int  # a power of two
     shift: int  # its exponent

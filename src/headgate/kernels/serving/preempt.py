@@ -16,6 +16,7 @@ from headgate.kernels.serving.layout import (
     HISTOGRAM,
     ITER,
     KIND,
+    KNOWN,
     KV,
     LEVEL_SHIFT,
     LOW_BITS,
@@ -26,6 +27,7 @@ from headgate.kernels.serving.layout import (
     PARTIAL_TAKES,
     PREEMPTED_SHIFT,
     PREFILL,
+    RESERVE,
     ROW_BITS,
     ROW_MASK,
     USED,
@@ -34,7 +36,7 @@ from headgate.kernels.serving.layout import (
     Fleet,
     Rules,
 )
-from headgate.kernels.serving.waiting import put_back
+from headgate.kernels.serving.waiting import first_waiting, put_back
 
 
 @compiled
@@ -161,4 +163,35 @@ def squeeze(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
             rep[r, USED] += need
             i += 1
     rebuild(fleet, rules, r, size)
+    return preempted
+
+
+@compiled
+def make_room(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
+    """Preempt sequences less urgent than the first in line until it can be admitted; how many.
+
+    Called between iterations, when no sequence has taken its next block yet.
+    """
+    rep, req, scratch = fleet.rep, fleet.req, fleet.scratch
+    row = first_waiting(fleet, rules, r, fleet.repf[r, KNOWN])
+    if row < 0:
+        return 0
+    urgent = (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS
+    need = (req[row, PREFILL] + rules.block - 1) >> rules.shift
+    preempted = 0
+    size = line_up(fleet, rules, r)
+    while size > 0:
+        free = rep[r, BLOCKS] - rep[r, USED] - rep[r, RESERVE]
+        if rep[r, HELD] < rules.cap and free >= need:
+            break
+        v = worst(fleet, rules, size)
+        if (req[scratch[v], KIND] >> LEVEL_SHIFT) & LOW_BITS <= urgent:
+            break
+        preempt(fleet, rules, books, r, scratch[v], 0)
+        preempted += 1
+        size -= 1
+        for j in range(v, size):
+            scratch[j] = scratch[j + 1]
+    if preempted > 0:
+        rebuild(fleet, rules, r, size)
     return preempted

@@ -12,6 +12,8 @@ from headgate.kernels.serving.heap import heap_pop, heap_push
 from headgate.kernels.serving.layout import (
     ADMITTED,
     ARRIVED,
+    ASKED,
+    BACKLOG,
     BLOCKS,
     CACHED,
     DECODE,
@@ -20,8 +22,10 @@ from headgate.kernels.serving.layout import (
     ENTERING,
     FIRST,
     FREED,
+    GONE,
     HELD,
     HISTOGRAM,
+    ID,
     ITER,
     ITERATIONS_BEYOND,
     KIND,
@@ -29,6 +33,7 @@ from headgate.kernels.serving.layout import (
     KV,
     LEAVING,
     LEAVING_BLOCKS,
+    LEFT,
     LEVEL_SHIFT,
     LOW_BITS,
     MARK,
@@ -39,8 +44,11 @@ from headgate.kernels.serving.layout import (
     PARTIAL,
     PARTIAL_DONE,
     PARTIAL_TAKES,
+    PREEMPTED_BITS,
+    PREEMPTED_SHIFT,
     PREFILL,
     PURE,
+    REPLICA_SHIFT,
     RESERVE,
     ROW_BITS,
     ROW_MASK,
@@ -56,7 +64,7 @@ from headgate.kernels.serving.layout import (
     Rules,
     Tables,
 )
-from headgate.kernels.serving.preempt import squeeze
+from headgate.kernels.serving.preempt import line_up, make_room, rebuild, squeeze
 from headgate.kernels.serving.steptime import decode_run_s, iterations_until, mixed_step_s
 from headgate.kernels.serving.waiting import first_waiting, pop_waiting, push_waiting
 
@@ -76,7 +84,27 @@ def blocks_for(rules: Rules, tokens: int) -> int:
 
 
 @inlined
-def finish(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+def drop_row(fleet: Fleet, row: int) -> None:
+    """Give a row of the table of requests in flight back."""
+    fleet.req[row, ID] = -1
+    height = fleet.free[-1]
+    fleet.free[height] = row
+    fleet.free[-1] = height + 1
+
+
+@inlined
+def work_s(fleet: Fleet, tables: Tables, r: int, row: int) -> float:
+    """What a request is expected to take of replica r, in seconds of a busy replica's time."""
+    m = fleet.rep[r, MODEL] & SMALL
+    asked = fleet.reqf[row, ASKED]
+    prompt = fleet.req[row, PREFILL] + fleet.req[row, DECODE] - asked
+    return prompt * tables.token_s[m, 0] + asked * tables.token_s[m, 1]
+
+
+@inlined
+def finish(
+    fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, row: int, now_s: float
+) -> None:
     """End a request that holds its last block: free it, write it down, give back its row."""
     rep, req = fleet.rep, fleet.req
     freed = blocks_for(rules, req[row, PREFILL] + req[row, DECODE] - 1)
@@ -88,20 +116,21 @@ def finish(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: fl
         rep[r, FREED] += freed
         rep[r, HELD] -= 1
     rep[r, OUTSTANDING] -= 1
+    fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
     record(fleet, books, r, row, now_s)
-    height = fleet.free[-1]
-    fleet.free[height] = row
-    fleet.free[-1] = height + 1
+    drop_row(fleet, row)
 
 
 @inlined
-def enter(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+def enter(
+    fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, row: int, now_s: float
+) -> None:
     """A prompt is done: its last chunk gave the first token; decode from the next iteration on."""
     rep, req = fleet.rep, fleet.req
     if fleet.reqf[row, FIRST] < 0.0:
         fleet.reqf[row, FIRST] = now_s
     if req[row, DECODE] == 1:
-        finish(fleet, rules, books, r, row, now_s)
+        finish(fleet, rules, tables, books, r, row, now_s)
         return
     context = req[row, PREFILL] + 1
     offset = context - rep[r, ITER]
@@ -122,6 +151,35 @@ def growth(fleet: Fleet, rules: Rules, r: int, first: int, n: int) -> int:
         blocks += fleet.rep[r, HISTOGRAM + at]
         at = at - 1 if at > 0 else rules.block - 1
     return blocks
+
+
+@compiled
+def sweep(fleet: Fleet, rules: Rules, tables: Tables, r: int) -> None:
+    """Remove the running sequences whose callers have gone: their memory is free at once."""
+    rep, req = fleet.rep, fleet.req
+    size = line_up(fleet, rules, r)
+    kept = 0
+    for i in range(size):
+        row = fleet.scratch[i]
+        if req[row, KIND] & GONE == 0:
+            fleet.scratch[kept] = row
+            kept += 1
+            continue
+        if row == rep[r, PARTIAL]:
+            done = rep[r, PARTIAL_DONE]
+            freed = blocks_for(rules, req[row, PREFILL] if rules.whole_prompt else done)
+            rep[r, PARTIAL] = -1
+        else:
+            freed = blocks_for(rules, req[row, OFFSET] + rep[r, ITER] - 1)
+            rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
+        rep[r, USED] -= freed
+        rep[r, FREED] += freed
+        rep[r, HELD] -= 1
+        rep[r, OUTSTANDING] -= 1
+        fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+        drop_row(fleet, row)
+    rebuild(fleet, rules, r, kept)
+    rep[r, LEFT] = 0
 
 
 @inlined
@@ -150,26 +208,29 @@ def commit(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> 
         rep[r, DECODING] -= 1
         rep[r, KV] -= req[row, OFFSET] + rep[r, ITER]
         rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
-        finish(fleet, rules, books, r, row, now_s)
+        finish(fleet, rules, tables, books, r, row, now_s)
     if rep[r, PURE] == 0:
         row = rep[r, ENTERING]
         rep[r, ENTERING] = -1
         while row >= 0:
             following = req[row, NEXT]
-            enter(fleet, rules, books, r, row, now_s)
+            enter(fleet, rules, tables, books, r, row, now_s)
             row = following
+    if rep[r, LEFT] > 0:
+        sweep(fleet, rules, tables, r)
 
 
 @compiled
-def refuse(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, now_s: float) -> None:
+def refuse(
+    fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, row: int, now_s: float
+) -> None:
     """Turn away a waiting request that an empty replica cannot hold."""
     rep, req = fleet.rep, fleet.req
     pop_waiting(fleet, rules, r, (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
     rep[r, OUTSTANDING] -= 1
     books.windows[window_of(books, now_s), req[row, KIND] & LOW_BITS, W_REFUSED] += 1
-    height = fleet.free[-1]
-    fleet.free[height] = row
-    fleet.free[-1] = height + 1
+    fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+    drop_row(fleet, row)
 
 
 @compiled
@@ -192,7 +253,7 @@ def recall(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     if left > 0:  # blocks pulled out of the queue: those behind the earlier marks come no sooner
         for level in range(rules.levels):
             other = rep[r, HISTOGRAM + rules.block + level]
-            while other >= 0 and req[other, KIND] >> 16 > 0:
+            while other >= 0 and (req[other, KIND] >> PREEMPTED_SHIFT) & PREEMPTED_BITS > 0:
                 if 0.0 <= reqf[other, MARK] < mark:
                     reqf[other, MARK] += left
                 other = req[other, NEXT]
@@ -228,7 +289,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
     """Choose the next iterations from the rules: running sequences, prompts, admissions."""
     rep, repf, req = fleet.rep, fleet.repf, fleet.req
     now_s = repf[r, ENDS]
-    slow = False
+    slow = rules.yields == 1 and rep[r, WAITING] > 0 and make_room(fleet, rules, books, r) > 0
     calm = False
     b = rep[r, DECODING] & SMALL
     if b > 0 or rep[r, PARTIAL] >= 0:
@@ -278,7 +339,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
         if rep[r, BLOCKS] - rep[r, USED] - need < rep[r, RESERVE]:
             if rep[r, HELD] > 0:
                 break
-            refuse(fleet, rules, books, r, row, now_s)
+            refuse(fleet, rules, tables, books, r, row, now_s)
             continue
         pop_waiting(fleet, rules, r, (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
         if fleet.reqf[row, MARK] >= 0.0:
@@ -345,10 +406,17 @@ def advance(
 @inlined
 def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None:
     """Put a request in line on a replica that has been advanced to the moment of its arrival."""
-    rep, repf = fleet.rep, fleet.repf
-    at_s = fleet.reqf[row, ARRIVED]
+    fleet.req[row, KIND] |= r << REPLICA_SHIFT
     push_waiting(fleet, rules, r, row)
-    rep[r, OUTSTANDING] += 1
+    fleet.rep[r, OUTSTANDING] += 1
+    fleet.repf[r, BACKLOG] += work_s(fleet, tables, r, row)
+    look_again(fleet, rules, tables, r, row, fleet.reqf[row, ARRIVED])
+
+
+@inlined
+def look_again(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int, at_s: float) -> None:
+    """Cut the run in flight at at_s if the request in `row`, now first in line, could join."""
+    rep, repf = fleet.rep, fleet.repf
     ends_s = repf[r, ENDS]
     if ends_s == INFINITY:
         rep[r, RUN] = 0
@@ -356,14 +424,22 @@ def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None
         repf[r, ENDS] = at_s
     elif (
         rep[r, RUN] > 1
-        and rep[r, HELD] < rules.cap
+        and (rep[r, HELD] < rules.cap or rules.yields == 1)
         and rep[r, DECODING] < rules.chunk
         and first_waiting(fleet, rules, r, at_s) == row
     ):
-        m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
-        kv = rep[r, KV]
-        began_s = repf[r, STARTED]
-        n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s) + rules.ahead
-        if n < rep[r, RUN]:
-            rep[r, RUN] = n
-            repf[r, ENDS] = began_s + decode_run_s(tables, m, b, kv, n)
+        cut(fleet, rules, tables, r, at_s)
+
+
+@inlined
+def cut(fleet: Fleet, rules: Rules, tables: Tables, r: int, at_s: float) -> None:
+    """End the decode run in flight with the iteration under way at at_s (the next, if planned
+    ahead)."""
+    rep, repf = fleet.rep, fleet.repf
+    m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
+    kv = rep[r, KV]
+    began_s = repf[r, STARTED]
+    n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s) + rules.ahead
+    if n < rep[r, RUN]:
+        rep[r, RUN] = n
+        repf[r, ENDS] = began_s + decode_run_s(tables, m, b, kv, n)

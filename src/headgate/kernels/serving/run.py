@@ -5,7 +5,10 @@ came: less than `stop` only when the table of requests in flight is full, so tha
 enlarge it and go on.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+from numba import types
 
 from headgate.kernels.serving.books import window_of
 from headgate.kernels.serving.compiling import compiled, inlined
@@ -23,6 +26,7 @@ from headgate.kernels.serving.layout import (
     KIND,
     LEVEL_SHIFT,
     MARK,
+    MODEL,
     OUTSTANDING,
     PREFILL,
     RESERVE,
@@ -43,6 +47,13 @@ from headgate.kernels.serving.replica import advance, arrive, blocks_for, commit
 INFINITY = float("inf")
 
 
+# A routing rule of the caller's: (prefill, decode, outstanding, backlog_s, memory) to a replica.
+Rule = Callable[[int, int, Ints, Floats, Ints], int]
+RULE_TYPE = types.int64(
+    types.int64, types.int64, types.int64[::1], types.float64[::1], types.int64[::1]
+)
+
+
 class Arrivals(NamedTuple):
     """Requests in order of arrival; group and level have one entry, or one for each request."""
 
@@ -51,6 +62,9 @@ class Arrivals(NamedTuple):
     decode: Ints
     group: Ints
     level: Ints
+    blocks: Ints  # hashes of all prompts' blocks, numbered from 0
+    block_starts: Ints  # where each request's begin; empty where prompts are not known
+    block_tokens: int
 
 
 @inlined
@@ -181,3 +195,117 @@ def run_by_load(
         tree_set(soonest, r, fleet.repf[r, ENDS])
         tree_set(lightest, r, load_of(fleet, r, by_backlog))
     return stop
+
+
+@compiled
+def run_by_prefix(
+    fleet: Fleet,
+    rules: Rules,
+    tables: Tables,
+    books: Books,
+    coming: Arrivals,
+    start: int,
+    stop: int,
+    soonest: Floats,
+    touched: Ints,
+    clocks: Ints,
+    room: int,
+) -> int:
+    """Each arrival to the replica that is expected to be done with it first, counting the prompt's
+    leading blocks that the replica still has as done.
+
+    touched[r, block] is the replica's clock when it last used a prompt block, clocks[r] counts the
+    uses, and a block is still there while fewer than `room` uses have passed: LRU, but for blocks
+    used more than once meanwhile.
+    """
+    replicas = fleet.rep.shape[0]
+    for r in range(replicas):
+        tree_set(soonest, r, fleet.repf[r, ENDS])
+    for i in range(start, stop):
+        if fleet.free[-1] == 0:
+            return i
+        catch_up(fleet, rules, tables, books, soonest, coming.at_s[i])
+        note(books, coming, i, W_ARRIVED)
+        chosen, found = -1, 0
+        least = INFINITY
+        first, last = coming.block_starts[i], coming.block_starts[i + 1]
+        for r in range(replicas):
+            if fleet.rep[r, STATE] != UP:
+                continue
+            hits = 0
+            while first + hits < last:
+                at = touched[r, coming.blocks[first + hits]]
+                if at == 0 or clocks[r] - at >= room:
+                    break
+                hits += 1
+            tokens = min(hits * coming.block_tokens, coming.prefill[i] - 1)
+            m = fleet.rep[r, MODEL] & SMALL
+            saved_s = tokens * tables.token_s[m, 0]
+            if fleet.repf[r, BACKLOG] - saved_s < least:
+                chosen, found, least = r, tokens, fleet.repf[r, BACKLOG] - saved_s
+        r = chosen & SMALL
+        if chosen < 0 or not fits(fleet, rules, coming, r, i):
+            note(books, coming, i, W_REFUSED)
+            continue
+        for at in range(first, last):
+            clocks[r] += 1
+            touched[r, coming.blocks[at]] = clocks[r]
+        row = take_row(fleet, books, coming, i)
+        fleet.req[row, CACHED] = found
+        arrive(fleet, rules, tables, r, row)
+        tree_set(soonest, r, fleet.repf[r, ENDS])
+    return stop
+
+
+@compiled
+def run_by_rule(
+    fleet: Fleet,
+    rules: Rules,
+    tables: Tables,
+    books: Books,
+    coming: Arrivals,
+    start: int,
+    stop: int,
+    soonest: Floats,
+    choose: Rule,
+    outstanding: Ints,
+    backlog_s: Floats,
+    memory: Ints,
+) -> int:
+    """Each arrival to the replica that a caller's own compiled rule chooses.
+
+    `choose(prefill, decode, outstanding, backlog_s, memory)` gives a replica, or -1 to refuse;
+    outstanding is -1 and backlog_s infinite for replicas that take no requests; `memory` is the
+    rule's own, kept from request to request.
+    """
+    replicas = fleet.rep.shape[0]
+    for r in range(replicas):
+        tree_set(soonest, r, fleet.repf[r, ENDS])
+    for i in range(start, stop):
+        if fleet.free[-1] == 0:
+            return i
+        catch_up(fleet, rules, tables, books, soonest, coming.at_s[i])
+        note(books, coming, i, W_ARRIVED)
+        for r in range(replicas):
+            up = fleet.rep[r, STATE] == UP
+            outstanding[r] = fleet.rep[r, OUTSTANDING] if up else -1
+            backlog_s[r] = fleet.repf[r, BACKLOG] if up else INFINITY
+        r = choose(coming.prefill[i], coming.decode[i], outstanding, backlog_s, memory)
+        if r < 0 or r >= replicas or outstanding[r] < 0 or not fits(fleet, rules, coming, r, i):
+            note(books, coming, i, W_REFUSED)
+            continue
+        arrive(fleet, rules, tables, r & SMALL, take_row(fleet, books, coming, i))
+        tree_set(soonest, r, fleet.repf[r, ENDS])
+    return stop
+
+
+@inlined
+def catch_up(
+    fleet: Fleet, rules: Rules, tables: Tables, books: Books, soonest: Floats, at_s: float
+) -> None:
+    """Let every replica run up to a moment, in order of what ends first."""
+    while soonest[1] < at_s:
+        r = tree_first(soonest) & SMALL
+        commit(fleet, rules, tables, books, r)
+        plan(fleet, rules, tables, books, r)
+        tree_set(soonest, r, fleet.repf[r, ENDS])

@@ -18,13 +18,17 @@ from headgate.policy.placement.mix import TypicalPods
 # allocation on the published traces moves by less than 0.1 points.
 OFFERS = 30
 
+# No node has as much CPU (thousandths of a core): what asks for more is told apart no further.
+MOST_CPU = 1 << 24
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def outlook(typical: TypicalPods, models: int, slots: int, offers: float = OFFERS) -> Outlook:
     """`typical` as the tables of the kernel, for that many GPU models and GPUs on a node."""
-    pods = typical.pods
+    pods = typical.pods._replace(cpu=np.minimum(typical.pods.cpu, MOST_CPU))
+    typical = TypicalPods(pods, typical.weight)
     cpu = np.unique(pods.cpu)
     unit = gcd(WHOLE, *(int(milli) for milli in np.unique(pods.milli[pods.gpus > 0])))
     level = np.arange(WHOLE + 1) // unit

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.kernels.serving.layout import (
+    W_CANCELLED,
     W_FINISHED,
     W_GOOD,
     W_GOOD_TOKENS,
@@ -68,6 +69,7 @@ def report(replayed: Replayed) -> Report:
         "requests": len(workload),
         "finished": seen.count(W_FINISHED),
         "refused": seen.count(W_REFUSED),
+        "cancelled": seen.count(W_CANCELLED),
         "preemptions": seen.count(W_PREEMPTED),
         "span_s": span_s,
         "iterations": seen.iterations,

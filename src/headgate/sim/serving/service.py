@@ -2,14 +2,20 @@
 
 How the pool simulator uses it (`fidelity = "requests"`)::
 
-    service = SimulatedService(Settings(...), models=[model], replicas=8, kv_blocks=4096)
-    for each window:
-        service.offer(workload)             # its requests, in order of arrival
-        seen = service.advance(until_s)     # play up to the window's end; what happened in it
-        service.set_replica(r, UP | DRAINING | DOWN)   # as wishes are carried out
-    seen.good_tokens, seen.ttft_s(0.99), seen.waiting, ...
+    service = SimulatedService(Settings(...), [model], replicas=8, kv_blocks=4096)
+    for r in range(service.replicas):
+        service.set_replica(r, DOWN, at_s=0.0)      # none is up until its StartReplica is done
+    ...
+    service.set_replica(r, UP, at_s)                # booted
+    service.set_replica(r, DRAINING, at_s)          # takes nothing new; gone when idle(r)
+    service.set_replica(r, DOWN, at_s)              # lost with what it held
+    seen = service.window(workload, until_s)        # the requests of [now, until_s), played
+    seen.count(W_GOOD_TOKENS), seen.quantile_s(TTFT, 0.99), seen.waiting, seen.outstanding
 
-What is in flight at `until_s` stays in flight. `advance(inf)` lets everything finish.
+What is in flight at `until_s` stays in flight and goes on in the next window; what a window saw is
+what ended in it. `play` offers a whole workload and lets everything finish. Times never go back:
+each call's must not lie before the last one's. One replica may differ from another by its model
+(`model_of`) and its memory (`kv_blocks` as an array).
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +25,17 @@ from numpy.typing import NDArray
 
 from headgate.core.errors import InputError
 from headgate.kernels.serving import layout as at
-from headgate.kernels.serving.layout import DOWN, DRAINING, UP, Books, Fleet
-from headgate.kernels.serving.run import Arrivals, run_by_load, run_in_turn, run_until
+from headgate.kernels.serving.layout import DOWN, DRAINING, UP, Books, Fleet, Ints
+from headgate.kernels.serving.leaving import cancel, lose
+from headgate.kernels.serving.run import (
+    Arrivals,
+    Rule,
+    run_by_load,
+    run_by_prefix,
+    run_by_rule,
+    run_in_turn,
+    run_until,
+)
 from headgate.model.scheduling import Scheduler
 from headgate.model.steptime import StepModel, stack
 from headgate.sim.serving.seen import Seen
@@ -28,8 +43,12 @@ from headgate.sim.serving.workload import Workload
 
 __all__ = ["DOWN", "DRAINING", "ROUTINGS", "UP", "Settings", "SimulatedService"]
 
-ROUTINGS = ("round-robin", "least-outstanding", "least-work", "prefix")
+ROUTINGS = ("round-robin", "least-outstanding", "least-expected", "prefix", "rule")
+MOST_PREFIX_BYTES = 2 << 30
 MOST_ROWS = 1 << at.ROW_BITS
+
+
+NOBODY = Workload(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +64,12 @@ class Settings:
     levels: int = 1
     objectives: tuple[tuple[float, float], ...] = ((float("inf"), float("inf")),)
     window_s: float = 60.0
+    yields: bool = False  # preempt less urgent sequences to admit a more urgent request
+    rule: Rule | None = None  # for routing "rule": a numba cfunc of RULE_TYPE
 
     def __post_init__(self) -> None:
+        if (self.routing == "rule") != (self.rule is not None):
+            raise InputError('routing: "rule" and a compiled rule go together; give both.')
         if self.routing not in ROUTINGS:
             raise InputError(
                 f"routing is {self.routing!r}, which is not known; choose one of "
@@ -78,7 +101,7 @@ class SimulatedService:
                 "give the number of blocks that the engine reports."
             )
         self.settings = settings
-        self.rules = scheduler.rules(settings.levels)
+        self.rules = scheduler.rules(settings.levels, settings.yields)
         self.tables = stack(models, scheduler.chunk, scheduler.batch_cap)
         self.fleet = _empty_fleet(self.rules, usable, model_of, rows)
         blocks = self.fleet.rep[:, at.BLOCKS]
@@ -89,6 +112,10 @@ class SimulatedService:
         leaves = 1 << max(1, (replicas - 1).bit_length())
         self._soonest = np.full(2 * leaves, np.inf)
         self._lightest = np.full(2 * leaves, np.inf)
+        self._touched = np.zeros((replicas, 0), np.int64)
+        self._clocks = np.zeros(replicas, np.int64)
+        memory = np.zeros(1024, np.int64)
+        self._rule_columns = (np.zeros(replicas, np.int64), np.zeros(replicas), memory)
 
     @property
     def replicas(self) -> int:
@@ -96,21 +123,46 @@ class SimulatedService:
 
     def play(self, workload: Workload, keep_requests: bool = False) -> Seen:
         """Offer a whole workload and let it finish."""
-        seen = self.open_books(workload, keep_requests)
+        return self.window(workload, np.inf, keep_requests)
+
+    def window(self, workload: Workload, until_s: float, keep_requests: bool = False) -> Seen:
+        """Play the requests that arrive before until_s, and everything in flight, up to then."""
+        seen = self._open_books(workload, until_s, keep_requests)
         self._offer(workload, seen.books)
-        run_until(self.fleet, self.rules, self.tables, seen.books, np.inf)
+        run_until(self.fleet, self.rules, self.tables, seen.books, until_s)
+        self._offered += len(workload)
+        self.now_s = max(self.now_s, until_s if np.isfinite(until_s) else self.now_s)
         seen.close(self.fleet)
         return seen
 
-    def open_books(self, workload: Workload, keep_requests: bool) -> Seen:
-        """Books for the windows that a workload spans."""
-        span_s = float(workload.arrived_s[-1] - self.now_s) if len(workload) else 0.0
-        windows = int(span_s // self.settings.window_s) + 2
+    def set_replica(self, replica: int, state: int, at_s: float) -> Seen:
+        """A replica comes up (UP), takes no more (DRAINING), or is lost with all it holds (DOWN).
+
+        What was lost with it, or moved to another replica, is counted in what this returns.
+        """
+        seen = self._open_books(NOBODY, at_s, False)
+        run_until(self.fleet, self.rules, self.tables, seen.books, at_s)
+        self.now_s = max(self.now_s, at_s)
+        self.fleet.rep[replica, at.STATE] = state
+        if state == DOWN:
+            lose(self.fleet, self.rules, self.tables, seen.books, replica, at_s)
+        seen.close(self.fleet)
+        return seen
+
+    def idle(self, replica: int) -> bool:
+        """Whether a replica holds no request: a draining one may go."""
+        return bool(self.fleet.rep[replica, at.OUTSTANDING] == 0)
+
+    def _open_books(self, workload: Workload, until_s: float, keep_requests: bool) -> Seen:
+        """Books for the minutes from now on that a workload or a window spans."""
+        last_s = float(workload.arrived_s[-1]) if len(workload) else self.now_s
+        span_s = max(0.0, (until_s if np.isfinite(until_s) else last_s) - self.now_s)
+        windows = int(span_s // self.settings.window_s) + 1
         kept = len(workload) if keep_requests else 0
         groups = len(self.settings.groups)
         books = Books(
-            histograms=np.zeros((groups, 3, at.BINS), np.int64),
             windows=np.zeros((windows, groups, at.WINDOW_COLUMNS), np.int64),
+            histograms=np.zeros((groups, 3, at.BINS), np.int64),
             objectives=np.array(self.settings.objectives, np.float64),
             out_s=np.full((kept, 2), np.nan),
             out_i=np.full((kept, 2), -1, np.int32),
@@ -122,22 +174,66 @@ class SimulatedService:
 
     def _offer(self, workload: Workload, books: Books) -> None:
         coming = Arrivals(
-            workload.arrived_s, workload.prefill, workload.decode, workload.group, workload.priority
+            workload.arrived_s,
+            workload.prefill,
+            workload.decode,
+            workload.group,
+            workload.priority,
+            workload.blocks,
+            workload.block_starts,
+            workload.block_tokens,
         )
-        done, n = 0, len(workload)
-        while done < n:
-            done = self._route(coming, done, n, books)
-            if done < n:
+        done = 0
+        for leaver, until_s in _cancellations(workload):
+            stop = int(np.searchsorted(workload.arrived_s, until_s, "right"))
+            done = self._route_all(coming, done, max(done, stop), books)
+            request = self._offered + leaver
+            cancel(self.fleet, self.rules, self.tables, books, request, until_s)
+        self._route_all(coming, done, len(workload), books)
+
+    def _route_all(self, coming: Arrivals, start: int, stop: int, books: Books) -> int:
+        while start < stop:
+            start = self._route(coming, start, stop, books)
+            if start < stop:
                 self._enlarge()
-        self._offered += n
+        return stop
 
     def _route(self, coming: Arrivals, start: int, stop: int, books: Books) -> int:
         common = (self.fleet, self.rules, self.tables, books, coming, start, stop)
-        if self.settings.routing == "round-robin":
+        routing = self.settings.routing
+        if routing == "round-robin":
             done, self._turn = run_in_turn(*common, self._turn)
             return int(done)
-        by_work = self.settings.routing == "least-work"
+        if routing == "prefix":
+            touched, clocks, room = self._prefixes(coming)
+            return int(run_by_prefix(*common, self._soonest, touched, clocks, room))
+        if routing == "rule":
+            assert self.settings.rule is not None
+            rule = self.settings.rule
+            return int(run_by_rule(*common, self._soonest, rule, *self._rule_columns))
+        by_work = routing == "least-expected"
         return int(run_by_load(*common, self._soonest, self._lightest, by_work))
+
+    def _prefixes(self, coming: Arrivals) -> tuple[Ints, Ints, int]:
+        """The prompt blocks that replicas have touched; begun when first needed."""
+        if coming.block_starts.size == 0:
+            raise InputError(
+                "routing is 'prefix', but the workload has no column hash_ids; give the hashes of "
+                "its prompts' blocks or another routing."
+            )
+        hashes = int(coming.blocks.max()) + 1 if coming.blocks.size else 1
+        if self._touched.shape[1] < hashes:
+            if 8 * hashes * self.replicas > MOST_PREFIX_BYTES:
+                raise InputError(
+                    f"routing is 'prefix', but {hashes:,} prompt blocks on {self.replicas} "
+                    "replicas need more than 2 GiB; give fewer replicas or a shorter workload."
+                )
+            touched = np.zeros((self.replicas, hashes), np.int64)
+            touched[:, : self._touched.shape[1]] = self._touched
+            self._touched = touched
+        blocks = int(self.fleet.rep[:, at.BLOCKS].min())
+        room = max(1, blocks * self.rules.block // coming.block_tokens)
+        return self._touched, self._clocks, room
 
     def _enlarge(self) -> None:
         """Double the table of requests in flight."""
@@ -153,10 +249,17 @@ class SimulatedService:
         free[rows : rows + height] = self.fleet.free[:height]
         free[-1] = rows + height
         self.fleet = self.fleet._replace(
-            req=np.concatenate([self.fleet.req, np.zeros_like(self.fleet.req)]),
+            req=np.concatenate([self.fleet.req, np.full_like(self.fleet.req, -1)]),
             reqf=np.concatenate([self.fleet.reqf, np.zeros_like(self.fleet.reqf)]),
             free=free,
         )
+
+
+def _cancellations(workload: Workload) -> list[tuple[int, float]]:
+    """(position, time) of the callers that give up, in order of time."""
+    rows = np.flatnonzero(np.isfinite(workload.cancelled_s))
+    order = rows[np.argsort(workload.cancelled_s[rows], kind="stable")]
+    return [(int(i), float(workload.cancelled_s[i])) for i in order]
 
 
 def _empty_fleet(
@@ -182,7 +285,7 @@ def _empty_fleet(
     return Fleet(
         rep=rep,
         repf=repf,
-        req=np.zeros((rows, 8), np.int64),
+        req=np.full((rows, 8), -1, np.int64),
         reqf=np.zeros((rows, 4)),
         free=free,
         scratch=np.zeros(rules.cap + 2, np.int64),

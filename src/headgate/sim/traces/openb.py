@@ -132,6 +132,10 @@ def load_pods(data_dir: Path, trace: str, nodes: Nodes) -> Pods:
         table[name].to_numpy() for name in ("cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
     )
     milli = np.where(gpus > 0, milli, 0)
+    if not gpus.any():
+        raise InputError(
+            f"{path}: no pod asks for a GPU (column num_gpu); give a list of which some do."
+        )
     _check_gpus(path, gpus, milli, int(nodes.gpus.max(initial=0)))
     specs = table["gpu_spec"].fill_null("").to_list()
     known = {spec: _model_bits(path, spec, specs.index(spec), nodes.models) for spec in set(specs)}
