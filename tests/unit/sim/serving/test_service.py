@@ -1,4 +1,4 @@
-"""A simulated service: laws over windows, routing, callers that leave and replicas that are lost."""
+"""A simulated service: windows, routing, callers that leave and replicas that are lost."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def service(
     profile: str = "sarathi", routing: str = "round-robin", replicas: int = 3, **more: object
 ) -> SimulatedService:
     scheduler = Scheduler(profile, chunk=256, batch_cap=32, block_tokens=16)
-    settings = replace(Settings(scheduler, routing=routing), **more)  # type: ignore[arg-type]
+    settings = Settings(scheduler, routing=routing, **more)  # type: ignore[arg-type]
     return SimulatedService(settings, [MODEL], replicas, kv_blocks=200)
 
 
