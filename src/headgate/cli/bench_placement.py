@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from headgate.core.errors import InputError
+from headgate.policy.placement.bound import Bounds, bounds
 from headgate.sim.packing import POLICIES, decision_us, pack
-from headgate.sim.traces.openb import load_nodes, load_pods
+from headgate.sim.traces.openb import arrivals, load_nodes, load_pods
 
 
 class Run(msgspec.Struct):
@@ -28,6 +29,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     """What `--json` writes."""
 
     results: list[Run]
+    bounds: Bounds | None = None
     decision_us_p99_100k: float | None = None
     decision_cpu_us_p99_100k: float | None = None  # what the clock counts, less others' turns
 
@@ -41,6 +43,7 @@ SPEED_DECISIONS = 20_000
 @click.option("--trace", required=True, help="NAME in cluster/openb_pod_list_NAME.csv.gz.")
 @click.option("--policy", "policies", multiple=True, help="A policy; all if none is named.")
 @click.option("--seeds", default="42..51", show_default=True, help="First and last seed, A..B.")
+@click.option("--bound", is_flag=True, help="Also bound what any policy could reach (a minute).")
 @click.option("--speed", is_flag=True, help="Also time our decisions on 100,000 GPUs.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the runs here.")
 def placement(
@@ -48,6 +51,7 @@ def placement(
     trace: str,
     policies: tuple[str, ...],
     seeds: str,
+    bound: bool,
     speed: bool,
     json_file: Path | None,
 ) -> None:
@@ -77,6 +81,13 @@ def placement(
             runs.append(Run(trace, policy, seed, share, packing.wall_s))
     _show(runs)
     report = Report(runs)
+    if bound:
+        report.bounds = bounds(nodes, arrivals(nodes, pods, chosen[0]))
+        click.echo(
+            f"No policy can pass {report.bounds.kept:.2f} % on the stream of seed {chosen[0]} if "
+            f"it drops no pod that fits; {report.bounds.whole:.2f} % if it may, "
+            f"{report.bounds.fluid:.2f} % if pods and GPUs could be cut."
+        )
     if speed:
         clock_us, cpu_us = decision_us(nodes, pods, SPEED_GPUS, SPEED_DECISIONS, seed=0)
         report.decision_us_p99_100k = float(np.percentile(clock_us, 99))
