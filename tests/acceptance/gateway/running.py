@@ -202,7 +202,9 @@ class Door:
 
             with psycopg.connect(self.store) as store:
                 return [Record(*row) for row in store.execute(f"SELECT {COLUMNS} FROM usage")]
-        with contextlib.closing(sqlite3.connect(self.folder / "headgate.db")) as database:
+        with contextlib.closing(
+            sqlite3.connect(self.store_url.removeprefix("sqlite:///"))
+        ) as database:
             return [Record(*row) for row in database.execute(f"SELECT {COLUMNS} FROM usage")]
 
     def settled(self, requests: int, within_s: float = 20.0) -> list[Record]:

@@ -27,6 +27,7 @@ def head(*headers: bytes, line: bytes = b"POST /v1/chat/completions HTTP/1.1") -
 
 LENGTH = b"Content-Length: %d" % SIZE
 TE = b"Transfer-Encoding: chunked"
+UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
 
 REFUSED = {
     # Two framings at once.
@@ -98,10 +99,12 @@ REFUSED = {
     "method unknown": head(LENGTH, line=b"POSTS /v1/chat/completions HTTP/1.1") + BODY,
     "method in small letters": head(LENGTH, line=b"post /v1/chat/completions HTTP/1.1") + BODY,
     "a tunnel": b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: door\r\n\r\n",
+    "an upgrade with chunks": head(*UPGRADE, TE) + CHUNKED + HIDDEN,
     "TLS on a plain port": bytes.fromhex("16030100a5010000a10303") + bytes(120),
 }
 
 TAKEN = {
+    "an upgrade that is not taken up": head(*UPGRADE, LENGTH) + BODY + HIDDEN,
     "a length": head(LENGTH) + BODY,
     "chunks": head(TE) + CHUNKED,
     "chunks of one byte": head(TE) + b"".join(b"1\r\n%c\r\n" % c for c in BODY) + b"0\r\n\r\n",
