@@ -1,3 +1,3 @@
 """Fixtures of the whole suite; each family has a module of its own."""
 
-pytest_plugins = ["tests.engines"]
+pytest_plugins = ["tests.engines", "tests.node"]

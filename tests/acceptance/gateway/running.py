@@ -26,7 +26,7 @@ from headgate.store.tenants import Tenants
 
 PRICE_INPUT, PRICE_OUTPUT = 1.0, 3.0  # currency units per million tokens
 COLUMNS = """request, tenant, model, tier, class, endpoint, engine, outcome, status, attempts,
-    input_tokens, cached_tokens, output_tokens, counted, price_nano"""
+    input_tokens, cached_tokens, output_tokens, counted, price_nano, work_order"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Record:
     output_tokens: int
     counted: str
     price_nano: int
+    order: str  # batch and line of batch work
 
 
 def headgate(*arguments: object, cwd: Path, **more: Any) -> subprocess.Popen[bytes]:
@@ -206,6 +207,9 @@ class Door:
             sqlite3.connect(self.store_url.removeprefix("sqlite:///"))
         ) as database:
             return [Record(*row) for row in database.execute(f"SELECT {COLUMNS} FROM usage")]
+
+    def records_of_order(self, batch: str) -> list[Record]:
+        return [record for record in self.records() if record.order.startswith(batch)]
 
     def settled(self, requests: int, within_s: float = 20.0) -> list[Record]:
         """The records once there are that many: one for each request, at rest, no more to come."""

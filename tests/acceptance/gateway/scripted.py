@@ -34,12 +34,13 @@ class Asked:
 class ScriptedEngine:
     """`script` may hold: `gap_s` between tokens, `pad` characters on each, `status` and `error` to
     answer with, `tool` to call a function, `hang_after` or `break_after` so many tokens, `times`
-    to do any of that only for the first so many requests."""
+    to do any of that only for the first so many requests, `once` (a name) to do it once."""
 
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     healthy: bool = True
     script: dict[str, Any] = field(default_factory=dict)  # for requests that bring none
+    _done: set[str] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -85,8 +86,9 @@ class ScriptedEngine:
     async def _do(self, one: Asked, writer: asyncio.StreamWriter) -> bool:
         """Answer; False when the connection is not to be used again."""
         script = {**self.script, **one.body.get("script", {})}
-        if len(self.requests) > script.get("times", 1 << 30):
+        if len(self.requests) > script.get("times", 1 << 30) or script.get("once") in self._done:
             script = {}
+        self._done.add(script.get("once", ""))
         if "status" in script:
             error = script.get("error", {"message": "as told", "type": "scripted", "code": None})
             one.finished = True
