@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from tools.vllm_cpu import environment
-from tools.vllm_cpu.server import VllmCpu
+from tools.vllm_cpu.server import Setup, VllmCpu
 
 
 def skip_or_fail(reason: str) -> None:
@@ -26,6 +26,7 @@ def vllm_installed() -> None:
 
 @pytest.fixture(scope="session")
 def vllm(vllm_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmCpu]:
-    """A running vLLM (model `tiny`, priority scheduling); `vllm.url` is where."""
-    with VllmCpu(log=tmp_path_factory.mktemp("vllm") / "vllm.log") as engine:
+    """A running vLLM at `vllm.url`; the model is called `tiny`."""
+    setup = Setup(batch_cap=8)  # soon full, so that its queue matters
+    with VllmCpu(setup, log=tmp_path_factory.mktemp("vllm") / "vllm.log") as engine:
         yield engine

@@ -83,16 +83,21 @@ def _whole(data: bytes, seen: Seen) -> None:
 
 
 async def ask_all(
-    door: Door, bodies: Iterable[dict[str, Any]], at_once: int = 20, pause_s: float = 0.0
+    door: Door,
+    bodies: Iterable[dict[str, Any]],
+    at_once: int = 20,
+    pause_s: float = 0.0,
+    key: str = "",
 ) -> list[Seen]:
     """Every request, so many at a time, each client pausing between its own."""
-    key = door.key
+    key = key or door.key
     left = iter(bodies)
     seen: list[Seen] = []
 
     async def client() -> None:
         for body in left:
-            seen.append(await ask(door, body, body.pop("leave_after", None), key))
+            asked = {name: value for name, value in body.items() if name != "leave_after"}
+            seen.append(await ask(door, asked, body.get("leave_after"), key))
             await asyncio.sleep(pause_s)
 
     await asyncio.gather(*(client() for _ in range(at_once)))

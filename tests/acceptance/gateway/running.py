@@ -26,7 +26,7 @@ from headgate.store.tenants import Tenants
 
 PRICE_INPUT, PRICE_OUTPUT = 1.0, 3.0  # currency units per million tokens
 COLUMNS = """request, tenant, model, tier, class, endpoint, engine, outcome, status, attempts,
-    input_tokens, cached_tokens, output_tokens, counted, price_nano, work_order"""
+    input_tokens, cached_tokens, output_tokens, counted, price_nano, work_order, first_byte_s"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Record:
     counted: str
     price_nano: int
     order: str  # batch and line of batch work
+    first_byte_s: float
 
 
 def headgate(*arguments: object, cwd: Path, **more: Any) -> subprocess.Popen[bytes]:
