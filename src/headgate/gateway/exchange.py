@@ -202,6 +202,7 @@ class Exchange:
                 self.link.write(b"0\r\n\r\n")
             elif self.state == SENT:
                 self.parts.append(b"0\r\n\r\n")
+        self.upload_may_go_on()  # there may be no other time to hear the client's next request
         self.uploading = False
 
     def upload_must_wait(self) -> None:
