@@ -15,12 +15,14 @@ from headgate.sim.report import page
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "pool-day.png"
 WIDTH, HEIGHT = 1200, 1250
-ONLY = "<style>section:not(#head, #use), nav { display: none; } main { padding: 26px 30px; }</style>"
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--force-device-scale-factor=1.25"
-).split()
+ONLY = (
+    "<style>section:not(#head, #use), nav { display: none; } main { padding: 26px 30px; }</style>"
+)
+QUIET = """
+--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
+--disable-background-networking --disable-component-update --disable-sync
+--force-device-scale-factor=1.25
+""".split()
 
 
 def draw(result: Path) -> None:

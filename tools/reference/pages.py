@@ -191,10 +191,40 @@ def results() -> str:
     return "".join(lines)
 
 
+def index() -> str:
+    """The list of all pages, by the folder they lie in and the first heading of each."""
+    return f"""\
+# Headgate's pages
+
+{WRITTEN}
+Read [start](start.md) first, then what you need.
+
+**To learn**: [start](start.md), [glossary](glossary.md), [structure](structure.md).
+
+## To do something
+
+{_titles("how-to")}
+## To look up
+
+{_titles("reference")}
+## To know why
+
+{_titles("why")}"""
+
+
+def _titles(folder: str) -> str:
+    lines = []
+    for page in sorted((ROOT / "docs" / folder).glob("*.md")):
+        title = page.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+        lines.append(f"- [{title}]({folder}/{page.name})\n")
+    return "".join(lines)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "scenario.md": scenario,
     "facts-and-wishes.md": facts,
     "rules.md": rules,
     "results.md": results,
+    "../README.md": index,
 }
