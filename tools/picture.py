@@ -18,11 +18,18 @@ WIDTH, HEIGHT = 1200, 1250
 ONLY = (
     "<style>section:not(#head, #use), nav { display: none; } main { padding: 26px 30px; }</style>"
 )
-QUIET = """
---headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
---disable-background-networking --disable-component-update --disable-sync
---force-device-scale-factor=1.25
-""".split()
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-device-scale-factor=1.25",
+]
 
 
 def draw(result: Path) -> None:
