@@ -17,7 +17,7 @@ from headgate.store.files import File, new_file_id
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 FORM_BYTES = 65_536  # of an upload beside the file
-MB = 1_000_000
+MB = 1 << 20
 LIVES_MIN_S = 3_600
 LIVES_MAX_S = 2_592_000
 
@@ -116,7 +116,7 @@ def _keep(given: UploadFile, desk: Desk, file_id: str) -> None:
     """Put the content in its place, whole or not at all."""
     incoming = desk.folder / "incoming" / file_id
     given.file.seek(0)
-    with incoming.open("wb") as file:
+    with open(os.open(incoming, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
         shutil.copyfileobj(given.file, file, 1 << 20)
         file.flush()
         os.fsync(file.fileno())
