@@ -220,7 +220,7 @@ def _work(plan: Plan, number: int) -> None:
 def _administer(plan: Plan) -> None:
     from headgate.gateway.worker import administer
 
-    administer(plan.config)
+    administer(plan.config, plan.path)
 
 
 def _emulate(listening: socket.socket) -> None:

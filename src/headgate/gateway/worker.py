@@ -121,8 +121,8 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def administer(config: settings.Config) -> None:
+def administer(config: settings.Config, path: Path | None) -> None:
     """The process for admin, files and batches."""
     from headgate.gateway.admin import run
 
-    run(config)
+    run(config, path)

@@ -23,7 +23,7 @@ from headgate.store.usage import Usage
 
 LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
-RECORDS_PER_COMMIT = 2_000
+RECORDS_PER_COMMIT = 500  # SQLite's write lock, which leases wait for, is held for each
 REST_S = 0.2  # between looks at the folder
 AWAY_S = 1.0  # before a store that is away is asked again
 Price = Callable[[Opened, int], int]

@@ -31,9 +31,9 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str | None = None  # of the files; None: `files` in the state's folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Desk:
-    """The store as the pages see it, and where the files lie."""
+    """The store as the pages see it, where the files lie, and what the config says at present."""
 
     files: Files
     batches: Batches

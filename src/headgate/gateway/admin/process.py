@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from headgate.gateway.admin.answers import refused
 from headgate.gateway.admin.desk import Desk, Terms, in_thread, open_desk
 from headgate.gateway.admin.front import Front
 from headgate.gateway.admin.runner import Runner
-from headgate.gateway.config import Config, tariff
+from headgate.gateway.config import Config, read_config, tariff
 from headgate.gateway.errors import Problem
 from headgate.ledger.prices import price_nano
 from headgate.ledger.usage import Opened
@@ -36,16 +37,18 @@ from headgate.store.state import Migrating
 from headgate.store.tenants import Tenants
 from headgate.store.usage import Usage
 
+LOG = logging.getLogger(__name__)
+LOOK_S = 1.0  # between looks at the config file
 CLEAN_S = 60.0  # between looks for expired files
 LAST_USAGE_S = 60.0  # how long the end waits for the workers' last records
 
 
-def run(config: Config) -> None:
-    """Serve until SIGTERM. Blocks."""
-    uvloop.run(_serve(config))
+def run(config: Config, path: Path | None = None) -> None:
+    """Serve until SIGTERM. Blocks. A changed file at `path` is taken up as the workers do."""
+    uvloop.run(_serve(config, path))
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, path: Path | None) -> None:
     folder = Path(config.state.folder)
     terms = terms_of(config)
     database = Migrating(connect(config.state.url))
@@ -61,14 +64,15 @@ async def _serve(config: Config) -> None:
         secret=secret,
     )
     tempfile.tempdir = str(desk.folder / "incoming")  # where uploads are spooled
-    shipper = Shipper(folder / "usage", Usage(database), _price_of(config))
+    present = _Present(config, path, desk)
+    shipper = Shipper(folder / "usage", Usage(database), present.price)
     shipping = ShippingThread(shipper)
     await known.start()
     shipping.start()
     host = "127.0.0.1" if config.server.host in ("", "0.0.0.0", "::") else config.server.host
     front = Front(host, config.server.port, {"x-headgate-internal": secret})
     runner = Runner(desk, front, _name_of(folder), config.server.workers)
-    tasks = [asyncio.create_task(runner.run()), asyncio.create_task(_clean(desk))]
+    tasks = [asyncio.create_task(work) for work in (runner.run(), _clean(desk), present.follow())]
     try:
         await _listen(application(desk), config.admin.host, config.admin.port)
     finally:
@@ -148,18 +152,48 @@ async def _until_workers_ended(shipper: Shipper) -> None:
         await asyncio.sleep(0.1)
 
 
-def _price_of(config: Config) -> Callable[[Opened, int], int]:
-    """What a request costs that a crash left without a record."""
-    models = {model.name: model for model in config.models}
+class _Present:
+    """What the config file says at present; a bad one is logged and ignored."""
 
-    def price(opened: Opened, output_tokens: int) -> int:
-        model = models.get(opened.model)
+    def __init__(self, config: Config, path: Path | None, desk: Desk) -> None:
+        self._path = path
+        self._desk = desk
+        self._stamp = _stamp(path)
+        self._adopt(config)
+
+    def price(self, opened: Opened, output_tokens: int) -> int:
+        """What a request costs that a crash left without a record."""
+        model = self._models.get(opened.model)
         if model is None:
             return 0
-        terms = tariff(config, model, opened.tier)
+        terms = tariff(self._config, model, opened.tier)
         return price_nano(terms, opened.input_tokens, 0, output_tokens)
 
-    return price
+    async def follow(self) -> None:
+        """Take the file up again whenever it has changed."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            stamp = await in_thread(lambda: _stamp(self._path))
+            if stamp not in (None, self._stamp) and self._path is not None:
+                self._stamp = stamp
+                try:
+                    self._adopt(read_config(self._path))
+                except InputError as error:
+                    LOG.error("config refused: %s", error)
+
+    def _adopt(self, config: Config) -> None:
+        self._desk.terms = terms_of(config)
+        self._desk.models = frozenset(model.name for model in config.models)
+        self._models = {model.name: model for model in config.models}
+        self._config = config
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_ino)
 
 
 def _name_of(folder: Path) -> str:
