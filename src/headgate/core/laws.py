@@ -76,10 +76,10 @@ class View:
 
     def by(self, chosen: Bools, weights: Any, *columns: tuple[str, int]) -> Ints:
         """Sums of weights over live works, by the columns named with their lengths."""
-        works = self.works[chosen]
         lengths = tuple(length for _, length in columns)
         sums = np.zeros(lengths, np.int64)
-        np.add.at(sums, tuple(works[name].astype(np.int64) for name, _ in columns), weights[chosen])
+        places = tuple(self.works[name][chosen].astype(np.int64) for name, _ in columns)
+        np.add.at(sums, places, weights[chosen])
         return sums
 
 
@@ -403,8 +403,8 @@ def no_lower_level_holds_what_a_higher_could_use(view: View) -> Ints:
     """No lower level holds, past its drain time, what a waiting higher level could use."""
     if view.tables.flags[k.USE_LEVELS] == 0:
         return NOBODY
-    levels, live_level = view.tables.levels, view.all_works["level"]
-    return _owed(view, lambda head, owners: levels[head["level"], live_level[owners]] > 0, None)
+    levels, level = view.tables.levels, view.all_works["level"]
+    return _owed(view, "level", lambda mine, owners: levels[mine, level[owners]] > 0, None)
 
 
 def a_guarantee_asked_for_is_met(view: View) -> Ints:
@@ -413,41 +413,53 @@ def a_guarantee_asked_for_is_met(view: View) -> Ints:
         return NOBODY
     claims, claim = view.tables.claims, view.all_works["claim"]
     spare = claims[:, :, k.GUARANTEE] - claims[:, :, k.HELD] - claims[:, :, k.COMING]
-    return _owed(view, lambda head, owners: claim[owners] != head["claim"], spare)
+    return _owed(view, "claim", lambda mine, owners: claim[owners] != mine, spare)
 
 
-def _owed(view: View, yields: Callable[[Any, Ints], Bools], spare: Ints | None) -> Ints:
+def _owed(
+    view: View, column: str, yields: Callable[[int, Ints], Bools], spare: Ints | None
+) -> Ints:
     """Heads of lanes for which enough whole nodes could be cleared, though nobody was asked to go.
 
-    `yields` says who of some owners must make room for a head; `spare[claim, pool]`, if given, is
-    what a head must not exceed. Nodes of classes whose guarantee might protect them are left out,
-    and so is a rest that would fit on part of a node: the law is a little weaker than the rule.
+    `yields` says who of some owners must make room for heads with one value of the column;
+    `spare[claim, pool]`, if given, is what a head must not exceed. Nodes of classes whose guarantee
+    might protect them are left out, and so is a rest that would fit on part of a node: the law is a
+    little weaker than the rule.
     """
-    t, nodes = view.tables, view.tables.nodes
+    t, works = view.tables, view.all_works
     protected = (t.flags[k.USE_GUARANTEES] > 0) & (t.claims[:, :, k.GUARANTEE] > 0)
-    works = view.all_works
     owners = t.gpus["owner"][view.owned]
     going = works["state"][owners] == k.STOPPING
     guarded = protected[works["claim"][owners], works["pool"][owners]] | (works["firm"][owners] > 0)
-    found = []
-    for row in view.busy_lanes["head"].tolist():
-        head = works[row]
-        stays = ~going & (guarded | ~yields(head, owners))
-        clear = (nodes["state"] == k.UP) & (nodes["reserved"] < 0)
-        clear[t.gpus["node"][view.owned[stays]]] = False
-        nodes_clear = np.bincount(nodes["pool"][clear], minlength=len(t.pools))
-        for p in t.shapes[head["shape"], :, k.PREFERENCE].tolist():
-            if p < 0:
-                break
-            count = int(t.shapes[head["shape"], p, k.GPUS])
-            if spare is not None and count > spare[head["claim"], p]:
-                continue
-            wanted = -(-count // int(view.node_size[p]))
-            may = _allowed(view, works[row : row + 1], np.array([p]), np.array([count]))[0]
-            if nodes_clear[p] >= wanted and may:
-                found.append(row)
-                break
+    heads = works[view.busy_lanes["head"]]
+    found: list[int] = []
+    for mine in np.unique(heads[column]).tolist():
+        stays = ~going & (guarded | ~yields(mine, owners))
+        clear = _clear_nodes(view, view.owned[stays])
+        alike = heads[column] == mine
+        found += _served_by(view, heads[alike], view.busy_lanes["head"][alike], clear, spare)
     return np.array(found, np.int64)
+
+
+def _clear_nodes(view: View, stays: Ints) -> Ints:
+    """[pool] nodes, up and kept for nobody, on which none of some accelerators lies."""
+    nodes = view.tables.nodes
+    clear = (nodes["state"] == k.UP) & (nodes["reserved"] < 0)
+    clear[view.tables.gpus["node"][stays]] = False
+    return np.bincount(nodes["pool"][clear], minlength=len(view.tables.pools))
+
+
+def _served_by(view: View, heads: Table, rows: Ints, clear: Ints, spare: Ints | None) -> list[int]:
+    """Rows of the heads that would fit on so many whole nodes of some pool they may use."""
+    t, fits = view.tables, np.zeros(len(heads), np.bool_)
+    for i in range(t.shapes.shape[1]):
+        p = t.shapes[heads["shape"], i, k.PREFERENCE].astype(np.int64)
+        count = t.shapes[heads["shape"], p, k.GPUS].astype(np.int64)
+        here = (p >= 0) & (clear[p] * view.node_size[p] >= count)
+        if spare is not None:
+            here &= count <= spare[heads["claim"], p]
+        fits |= here & _allowed(view, heads, p, count)
+    return [int(row) for row in rows[fits]]
 
 
 def patience_is_kept(view: View) -> str:

@@ -20,6 +20,7 @@ from headgate.core.fleet import Fleet, Pool, Service, Shape, Tenant
 from headgate.policy.headgate import Headgate
 from headgate.policy.rules import Rank
 from headgate.sim.driver import Watcher, run
+from headgate.sim.lawful import Lawful
 from headgate.sim.nature import Nature
 from headgate.sim.policies import make
 from headgate.sim.record import Recorder
@@ -66,7 +67,8 @@ def run_policy(
     windows = round(scenario.span_s / scenario.window_s)
     record = Recorder(machine, traffic, windows)
     log = _log(name, story, machine, settings)
-    watchers: tuple[Watcher, ...] = (record,) if log is None else (record, log)
+    # The log first: a law that breaks must leave the fact that broke it to be replayed.
+    watchers: tuple[Watcher, ...] = (() if log is None else (log,)) + (record, Lawful(machine))
 
     def watched() -> bool:
         if told is not None and record.count % 60 == 0 and record.count:

@@ -12,6 +12,7 @@ from headgate.policy.baselines import Fifo
 from headgate.policy.rules import Policy
 from headgate.sim.demand import JobStream
 from headgate.sim.driver import run
+from headgate.sim.lawful import Lawful
 from headgate.sim.nature import Nature, Truth
 
 DAY_S = 86_400.0
@@ -69,8 +70,9 @@ def simulate_jobs(
     # Windows carry no traffic here; an hourly one lets long waits be looked at.
     nature = Nature(fleet, iter(facts), truth, until_s=until_s, window_s=3600.0)
     began_s = time.perf_counter()
-    count = run(machine, nature)
+    count = run(machine, nature, (Lawful(machine, 7 * DAY_S),))
     wall_s = time.perf_counter() - began_s
+    machine.check_laws(looked=False)
     works = machine.ground.tables.works[: machine.ground.rows]
     return JobRun(
         count,
