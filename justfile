@@ -22,7 +22,8 @@ test *ARGS:
 quick *ARGS:
     uv run pytest -m "not slow and not engine" -q {{ARGS}}
 
-# The pages that are written from the code.
+# The pages that are written from the code, and what the tutorial's commands print.
 reference:
     uv run python tools/traces_page.py
     uv run python -m tools.reference
+    uv run python tools/examples.py

@@ -14,7 +14,7 @@ from pathlib import Path
 from headgate.sim.report import page
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "pool-day.png"
-WIDTH, HEIGHT = 1200, 1170
+WIDTH, HEIGHT = 1200, 1186
 ONLY = (
     "<style>section:not(#head, #use), nav { display: none; } main { padding: 26px 30px; }</style>"
 )
