@@ -1,6 +1,7 @@
 """Rates and budgets shared by several gateway processes, on both stores."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -313,6 +314,48 @@ def test_while_the_store_is_away_each_gateway_keeps_to_its_share(database: Datab
         assert codes(answers) == {"limit_requests": 100}
         for one in limits:
             await one.stop()
+
+    asyncio.run(run())
+
+
+class Slow(Grants):
+    """A store that answers when it is let."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.let = threading.Event()
+        self.let.set()
+
+    def take(self, *asks: object) -> object:  # type: ignore[override]
+        self.let.wait(30)
+        return super().take(*asks)  # type: ignore[arg-type]
+
+
+def test_a_store_that_hangs_holds_nobody_up_and_is_told_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headgate.store.limits.ANSWER_S", 0.1)
+    who = account(Limit(requests_per_min=100))
+
+    async def run() -> None:
+        grants = Slow(database)
+        limits = StoreLimits(grants, "gateway", monotonic=asyncio.get_running_loop().time)
+        await limits.start()
+        grants.let.clear()
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*(ask(limits, who) for _ in range(60)))
+        assert codes(answers) == {"let through": 60}
+        assert limits.away
+        grants.let.set()
+        for _ in range(200):
+            await limits.exchange()
+            if not limits.away and limits._unanswered is None:
+                break
+            await asyncio.sleep(0.02)
+        await limits.exchange()
+        answers = await asyncio.gather(*(ask(limits, who) for _ in range(60)))
+        assert codes(answers)["let through"] <= 40
+        await limits.stop()
 
     asyncio.run(run())
 
