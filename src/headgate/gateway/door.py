@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from email.utils import formatdate
+from time import monotonic
 from typing import Any, NoReturn
 
 import msgspec
@@ -43,6 +44,7 @@ FILE_BODY_MAX = 210 * 1024 * 1024
 LANES_MAX = 20_000
 LARGE_BODY = 65_536
 INTERNAL = b"x-headgate-internal"
+NOT_CACHED = "cache-control: no-cache\r\n"
 
 
 class Door:
@@ -69,7 +71,7 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._prefix = f"req_{secrets.token_hex(6)}"
         self._count = 0
-        self._date = b""
+        self._date = ""
         self._date_due_s = 0.0
         self.adopt(config)
 
@@ -326,13 +328,10 @@ class Door:
     def _try_reserve(self, exchange: Exchange) -> bool:
         lane = exchange.lane
         fed, made = exchange.est_input, exchange.est_output
+        account = lane.account
+        price = price_nano(lane.tariff, fed, 0, made) if account.tenant.budgets else 0
         held = self.limits.reserve(
-            lane.account,
-            lane.model.name,
-            fed + made,
-            self.loop.time(),
-            made,
-            price_nano(lane.tariff, fed, 0, made),
+            account, lane.model.name, fed + made, exchange.began_s, made, price
         )
         if held is None:
             return False
@@ -439,7 +438,7 @@ class Door:
                 return
             if path == b"/metrics":
                 page = metrics.page(self.samples())
-                exchange.reply(200, page, b"text/plain; version=0.0.4")
+                exchange.reply(200, page, "text/plain; version=0.0.4")
                 return
         if path.startswith((b"/v1/models", *RELAYED)):
             self._with_account(exchange)
@@ -535,7 +534,7 @@ class Door:
         exchange: Exchange | None = None,
         retry_after_s: float | None = None,
         close: bool = False,
-        content_type: bytes = b"application/json",
+        content_type: str = "application/json",
     ) -> bytes:
         return heads.whole(
             status, len(body), exchange, self.date(), content_type, retry_after_s, close
@@ -543,19 +542,18 @@ class Door:
 
     def stream_head(self, exchange: Exchange) -> bytes:
         return heads.streamed(
-            200, exchange, self.date(), b"text/event-stream; charset=utf-8", relayed=False
+            200, exchange, self.date(), "text/event-stream; charset=utf-8", NOT_CACHED
         )
 
     def relay_head(self, exchange: Exchange) -> bytes:
-        return heads.streamed(
-            exchange.status, exchange, self.date(), exchange.content_type, relayed=True
-        )
+        kind = exchange.content_type.decode("latin-1")
+        return heads.streamed(exchange.status, exchange, self.date(), kind)
 
-    def date(self) -> bytes:
+    def date(self) -> str:
         """The date header, made once a second."""
-        now_s = self.loop.time()
+        now_s = monotonic()
         if now_s >= self._date_due_s:
-            self._date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+            self._date = f"date: {formatdate(usegmt=True)}\r\n"
             self._date_due_s = now_s + 0.5
         return self._date
 

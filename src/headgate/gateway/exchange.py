@@ -372,7 +372,7 @@ class Exchange:
         self,
         status: int,
         body: bytes,
-        content_type: bytes = b"application/json",
+        content_type: str = "application/json",
         retry_after_s: float | None = None,
     ) -> None:
         """Answer from the door itself, without a record."""
@@ -437,15 +437,9 @@ class Exchange:
             door.limits.settle(self.reservation, fed + made, price, now_s, made)
             self.reservation = None
         lane.count(self, outcome, fed, cached, made, now_s)
-        account = lane.account
         usage = UsageRecord(
             self.id,
-            account.tenant.name,
-            account.key,
-            lane.model.name,
-            lane.tier,
-            lane.class_name,
-            lane.endpoint,
+            *lane.facts,
             self.engine.name if self.engine is not None else "",
             outcome,
             status,
@@ -495,20 +489,7 @@ class Exchange:
     # Pieces.
 
     def open_entry(self, engine: str) -> Opened:
-        lane = self.lane
-        return Opened(
-            self.id,
-            lane.account.tenant.name,
-            lane.account.key,
-            lane.model.name,
-            lane.tier,
-            lane.class_name,
-            lane.endpoint,
-            engine,
-            self.est_input,
-            self.wall_s,
-            self.order,
-        )
+        return Opened(self.id, *self.lane.facts, engine, self.est_input, self.wall_s, self.order)
 
     def started(self) -> None:
         """Take the name and the time by which the request will be known."""

@@ -36,6 +36,7 @@ class Front(asyncio.Protocol):
         "_deaf",
         "_head_bytes",
         "_headers",
+        "_large",
         "_late",
         "_parser",
         "_reading",
@@ -70,6 +71,7 @@ class Front(asyncio.Protocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._deaf = False
+        self._large = False  # some read was larger than headers may be
         self._late: Exchange | None = None
         self._url = b""
 
@@ -102,6 +104,7 @@ class Front(asyncio.Protocol):
             return
         if self.closing:
             return
+        self._large = self._large or len(data) > self.door.header_max
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -121,6 +124,7 @@ class Front(asyncio.Protocol):
         if reading is not None and self.active is None:
             server = self.door.server
             if not reading.head_read:
+                self._large = True
                 self._head_bytes += len(data)
                 if self._head_bytes > self.door.header_max:
                     self._reject(Problem(431, None, "The request's headers are too large."))
@@ -174,7 +178,9 @@ class Front(asyncio.Protocol):
         assert reading is not None
         given = self._headers
         headers = reading.headers = {name.lower(): value for name, value in given.items()}
-        if len(given) > HEADERS_MAX or sum(map(len, given.values())) > self.door.header_max:
+        if len(given) > HEADERS_MAX or (
+            self._large and sum(map(len, given.values())) > self.door.header_max
+        ):
             raise Problem(431, None, "The request's headers are too many or too large.")
         if len(headers) != len(given):
             raise Problem(400, None, "A header is given twice, in two spellings.")

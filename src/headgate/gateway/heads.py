@@ -9,104 +9,77 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Reservation
 
 
-def answer(length: int, exchange: "Exchange", date: bytes) -> bytes:
+def answer(length: int, exchange: "Exchange", date: str) -> bytes:
     """Headers of a good answer, which most are."""
-    keep = exchange.keep_alive and exchange.chunked_out
+    close = "" if exchange.keep_alive and exchange.chunked_out else "connection: close\r\n"
     return (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n"
-        b"%b%bcontent-length: %d\r\n\r\n"
-    ) % (
-        date,
-        exchange.id.encode(),
-        limits(exchange.reservation),
-        b"" if keep else b"connection: close\r\n",
-        length,
-    )
+        f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{date}x-request-id: {exchange.id}"
+        f"\r\n{limits(exchange.reservation)}{close}content-length: {length}\r\n\r\n"
+    ).encode("latin-1")
 
 
 def whole(
     status: int,
     length: int,
     exchange: "Exchange | None",
-    date: bytes,
-    content_type: bytes,
+    date: str,
+    content_type: str,
     retry_after_s: float | None,
     close: bool,
 ) -> bytes:
     """Headers of an answer whose length is known."""
-    named = b""
+    named = ""
     if exchange is not None:
-        named = b"x-request-id: %b\r\n%b" % (exchange.id.encode(), limits(exchange.reservation))
+        named = f"x-request-id: {exchange.id}\r\n{limits(exchange.reservation)}"
         close = close or not exchange.keep_alive or not exchange.chunked_out
     if retry_after_s is not None and retry_after_s > 0.0:
         # Whole seconds for everyone, and milliseconds for OpenAI's clients.
-        named += b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
-            -int(-retry_after_s // 1),
-            int(retry_after_s * 1000) + 1,
-        )
-    return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%b%b%bcontent-length: %d\r\n\r\n" % (
-        status,
-        reason(status),
-        content_type,
-        date,
-        named,
-        b"connection: close\r\n" if close else b"",
-        length,
-    )
+        whole_s = -int(-retry_after_s // 1)
+        named += f"retry-after: {whole_s}\r\nretry-after-ms: {int(retry_after_s * 1000) + 1}\r\n"
+    ending = "connection: close\r\n" if close else ""
+    return (
+        f"HTTP/1.1 {status} {reason(status)}\r\ncontent-type: {content_type}\r\n"
+        f"{date}{named}{ending}content-length: {length}\r\n\r\n"
+    ).encode("latin-1")
 
 
 def streamed(
-    status: int, exchange: "Exchange", date: bytes, content_type: bytes, relayed: bool
+    status: int, exchange: "Exchange", date: str, content_type: str, more: str = ""
 ) -> bytes:
     """Headers of an answer that comes in pieces."""
-    if not exchange.chunked_out:
-        framing = b"connection: close\r\n"
-    elif exchange.keep_alive:
-        framing = b"transfer-encoding: chunked\r\n"
-    else:
-        framing = b"transfer-encoding: chunked\r\nconnection: close\r\n"
-    return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\n%bx-request-id: %b\r\n%b%b%b\r\n" % (
-        status,
-        reason(status),
-        content_type,
-        date,
-        exchange.id.encode(),
-        b"" if relayed else b"cache-control: no-cache\r\n",
-        limits(exchange.reservation),
-        framing,
-    )
+    framing = "transfer-encoding: chunked\r\n" if exchange.chunked_out else ""
+    if not exchange.chunked_out or not exchange.keep_alive:
+        framing += "connection: close\r\n"
+    return (
+        f"HTTP/1.1 {status} {reason(status)}\r\ncontent-type: {content_type}\r\n{date}"
+        f"x-request-id: {exchange.id}\r\n{more}{limits(exchange.reservation)}{framing}\r\n"
+    ).encode("latin-1")
 
 
-def limits(reservation: "Reservation | None") -> bytes:
+def limits(reservation: "Reservation | None") -> str:
     """The x-ratelimit headers; nothing where there is no limit."""
-    if reservation is None or reservation.limit_requests < 0 > reservation.limit_tokens:
-        return b""
-    lines = b""
+    if reservation is None:
+        return ""
+    lines = ""
     if reservation.limit_requests >= 0:
         lines = (
-            b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
-            b"x-ratelimit-reset-requests: %b\r\n"
-        ) % (
-            reservation.limit_requests,
-            max(reservation.remaining_requests, 0),
-            span(reservation.reset_requests_s),
+            f"x-ratelimit-limit-requests: {reservation.limit_requests}\r\n"
+            f"x-ratelimit-remaining-requests: {reservation.remaining_requests}\r\n"
+            f"x-ratelimit-reset-requests: {span(reservation.reset_requests_s)}\r\n"
         )
     if reservation.limit_tokens >= 0:
         lines += (
-            b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\n"
-            b"x-ratelimit-reset-tokens: %b\r\n"
-        ) % (
-            reservation.limit_tokens,
-            max(reservation.remaining_tokens, 0),
-            span(reservation.reset_tokens_s),
+            f"x-ratelimit-limit-tokens: {reservation.limit_tokens}\r\n"
+            f"x-ratelimit-remaining-tokens: {reservation.remaining_tokens}\r\n"
+            f"x-ratelimit-reset-tokens: {span(reservation.reset_tokens_s)}\r\n"
         )
     return lines
 
 
-def span(seconds: float) -> bytes:
+def span(seconds: float) -> str:
     """A time span as OpenAI writes it: 120ms, 7.5s, 6m0s."""
     if seconds < 1.0:
-        return b"%dms" % max(int(seconds * 1000.0), 0)
+        return f"{int(seconds * 1000.0)}ms"
     if seconds < 60.0:
-        return f"{seconds:.3g}s".encode()
-    return b"%dm%ds" % (int(seconds // 60), int(seconds % 60))
+        return f"{seconds:.3g}s"
+    return f"{int(seconds // 60)}m{int(seconds % 60)}s"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from headgate.gateway.engines import Engine
     from headgate.gateway.exchange import Exchange
 
+Facts = tuple[str, str, str, str, str, str]
+
 NAMES_TIER = frozenset((b"/v1/chat/completions", b"/v1/responses"))
 TAKES_STREAM_OPTIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 
@@ -26,9 +28,8 @@ class _Form:
     __slots__ = ("continuous", "fields", "line", "plain", "streamed")
 
     def __init__(self, lane: "Lane", engine: "Engine") -> None:
-        self.line = engine.request_line(b"POST", lane.path) + (
-            b"content-type: application/json\r\nx-request-id: "
-        )
+        line = engine.request_line(b"POST", lane.path).decode("latin-1")
+        self.line = f"{line}content-type: application/json\r\nx-request-id: "
         self.continuous = engine.terms.kind == "vllm"
         self.fields: dict[str, bytes] = {}
         if engine.terms.priorities:
@@ -49,7 +50,7 @@ class Lane:
         "_forms",
         "account",
         "class_name",
-        "endpoint",
+        "facts",
         "level",
         "model",
         "names_tier",
@@ -82,7 +83,6 @@ class Lane:
         self.class_name = account.tenant.class_
         self.model = model
         self.path = path
-        self.endpoint = path.decode("latin-1").removeprefix("/v1/")
         self.names_tier = path in NAMES_TIER
         self.tier = tier
         self.tier_bytes = tier.encode()
@@ -91,6 +91,15 @@ class Lane:
         self.patience_s = patience_s
         self.tariff = tariff
         self.stats = stats
+        # What all its records say alike, in the order of their fields.
+        self.facts: Facts = (
+            account.tenant.name,
+            account.key,
+            model.name,
+            tier,
+            account.tenant.class_,
+            path.decode("latin-1").removeprefix("/v1/"),
+        )
         self.reserved: Lane | None = None  # for what falls inside the tenant's reservation
         self._forms: dict[Engine, _Form] = {}
 
@@ -106,15 +115,11 @@ class Lane:
             body = _streamed(exchange, ask, form)
         elif form.plain:
             body = extended(body, ask, form.plain, form.fields)
-        trace = exchange.headers.get(b"traceparent")
-        more = b"" if trace is None else b"\r\ntraceparent: " + trace
-        return b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
-            form.line,
-            exchange.id.encode(),
-            more,
-            len(body),
-            body,
-        )
+        trace = ""
+        if b"traceparent" in exchange.headers:
+            trace = f"\r\ntraceparent: {exchange.headers[b'traceparent'].decode('latin-1')}"
+        head = f"{form.line}{exchange.id}{trace}\r\ncontent-length: {len(body)}\r\n\r\n"
+        return head.encode("latin-1") + body
 
     def count(
         self,

@@ -30,6 +30,7 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(_Answer)
+_usage_decoder = msgspec.json.Decoder(_Usage | None)
 
 Tokens = tuple[int, int, int]
 """Prompt tokens, cached ones among them, output tokens."""
@@ -37,13 +38,12 @@ Tokens = tuple[int, int, int]
 
 def usage_of(answer: bytes) -> Tokens | None:
     """The engine's own counts in one JSON answer; None if it gives none."""
+    usage: _Usage | None
     try:
-        decoded = _decoder.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    usage = decoded.usage
-    if usage is None and decoded.response is not None:
-        usage = decoded.response.usage
+        # Nearly always the last field: then the rest of the answer need not be read.
+        usage = _usage_decoder.decode(answer[answer.rindex(b'"usage":') + 8 : -1])
+    except (ValueError, UnicodeDecodeError, RecursionError):
+        usage = _usage_anywhere(answer)
     if usage is None:
         return None
     fed = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
@@ -53,6 +53,16 @@ def usage_of(answer: bytes) -> Tokens | None:
     details = usage.prompt_tokens_details or usage.input_tokens_details
     cached = (details.cached_tokens or 0) if details is not None else 0
     return max(fed, 0), min(max(cached, 0), fed), max(made or 0, 0)
+
+
+def _usage_anywhere(answer: bytes) -> _Usage | None:
+    try:
+        decoded = _decoder.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if decoded.usage is None and decoded.response is not None:
+        return decoded.response.usage
+    return decoded.usage
 
 
 def last_usage(events: bytes) -> Tokens | None:

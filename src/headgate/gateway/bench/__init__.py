@@ -1,0 +1,1 @@
+"""The door beside its peers: the same upstream, the same load, one run."""

@@ -1,0 +1,192 @@
+"""How fast: saturation, latency, streams, large prompts, memory, start."""
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headgate.gateway.bench import doors, load, upstream
+from headgate.gateway.bench.doors import Running
+
+DOOR_CORE, LOAD_CORE = 0, 1
+CONNECTIONS = 64
+STREAMS = 250
+
+
+@dataclass
+class Plan:
+    """How much of everything; the full size is what the project quotes."""
+
+    peers: tuple[str, ...]
+    repeats: int = 5
+    seconds: float = 2.0
+    requests: int = 2_000_000
+    folder: Path = field(default_factory=Path)
+
+    @property
+    def doors(self) -> tuple[str, ...]:
+        return ("headgate", *self.peers)
+
+
+@contextlib.contextmanager
+def canned(folder: Path) -> Iterator[int]:
+    """The canned upstream on the load's core."""
+    port = doors.free_port()
+    command = upstream.canned_command(port, folder) or _python_upstream(port, 0.0)
+    with doors.running("upstream", command, port, LOAD_CORE, folder):
+        yield port
+
+
+@contextlib.contextmanager
+def streaming(folder: Path, rate_per_s: float) -> Iterator[int]:
+    port = doors.free_port()
+    command = _python_upstream(port, rate_per_s)
+    with doors.running("streams", command, port, LOAD_CORE, folder):
+        yield port
+
+
+def _python_upstream(port: int, rate_per_s: float) -> list[str]:
+    module = "headgate.gateway.bench.upstream"
+    return [sys.executable, "-m", module, str(port), str(rate_per_s)]
+
+
+def saturation(plan: Plan) -> dict[str, float]:
+    """Requests a second, one process on one core; medians of interleaved rounds."""
+    with canned(plan.folder) as engine:
+        return _rounds(plan, plan.doors, engine, load.SMALL, CONNECTIONS)
+
+
+def large_prompts(plan: Plan) -> dict[str, float]:
+    """Requests a second with prompts of 200 KB."""
+    names = tuple(n for n in plan.doors if n in ("headgate", "vllm_router"))
+    with canned(plan.folder) as engine:
+        return _rounds(plan, names, engine, load.large(200), 16)
+
+
+def _rounds(
+    plan: Plan, names: tuple[str, ...], engine: int, body: bytes, connections: int
+) -> dict[str, float]:
+    """Each door in turn, again and again, so that a change of the machine meets all alike."""
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as stack:
+        made = {n: stack.enter_context(_door(plan, n, engine)) for n in names}
+        for number in range(plan.repeats + 1):
+            for name, door in made.items():
+                rate = load.saturate(
+                    door.port, door.key, body, plan.folder, connections, plan.seconds
+                )
+                if number:  # the first round warms up
+                    rates[name].append(rate)
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def _door(
+    plan: Plan, name: str, engine: int, **options: object
+) -> contextlib.AbstractContextManager[Running]:
+    return doors.door(name, engine, plan.folder / name, DOOR_CORE, **options)
+
+
+def chunks(plan: Plan) -> dict[str, float]:
+    """Streamed events a second through each door: every event a write of its own upstream."""
+    names = tuple(n for n in plan.doors if n != "litellm") + tuple(
+        n for n in plan.peers if n == "litellm"
+    )
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    with streaming(plan.folder, 0.0) as engine, contextlib.ExitStack() as stack:
+        made = {n: stack.enter_context(_door(plan, n, engine)) for n in names}
+        for number in range(plan.repeats + 1):
+            for name, door in made.items():
+                streams = 20 if name == "litellm" else STREAMS
+                seen = load.read_streams(
+                    door.port, door.key, streams, 10_000_000, plan.seconds, 0.5
+                )
+                if number:
+                    rates[name].append(seen.chunks / seen.took_s)
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def paced(plan: Plan, streams: int = 1000, rate_per_s: float = 100.0) -> dict[str, float]:
+    """The time between tokens of many paced streams, as a share of the ideal."""
+    with streaming(plan.folder, rate_per_s) as engine:
+        found: dict[str, float] = {}
+        ideal_ms = 1000.0 / rate_per_s
+        direct = load.read_streams(engine, "", streams, 10_000_000, plan.seconds * 2, 2.0)
+        found["direct_p99"] = load.percentile(direct.gaps_ms, 0.99) / ideal_ms
+        found["direct_rate"] = direct.chunks / direct.took_s / (streams * rate_per_s)
+        with _door(plan, "headgate", engine) as door:
+            seen = load.read_streams(
+                door.port, door.key, streams, 10_000_000, plan.seconds * 2, 2.0
+            )
+        found["p99"] = load.percentile(seen.gaps_ms, 0.99) / ideal_ms
+        found["rate"] = seen.chunks / seen.took_s / (streams * rate_per_s)
+    return found
+
+
+def latency(plan: Plan, name: str = "headgate") -> dict[str, float]:
+    """Milliseconds added over asking the upstream itself; interleaved rounds, medians."""
+    found: dict[str, list[float]] = {k: [] for k in ("c1_p50", "c1_p99", "r10_p50", "r10_p99")}
+    with canned(plan.folder) as engine, _door(plan, name, engine) as door:
+        load.latencies_ms(door.port, door.key, load.SMALL, 500, 0)
+        for _ in range(plan.repeats):
+            for label, count, rate in (("c1", 2000, 0.0), ("r10", 60, 10.0)):
+                direct = load.latencies_ms(engine, "", load.SMALL, count, rate)
+                through = load.latencies_ms(door.port, door.key, load.SMALL, count, rate)
+                for mark, share in (("p50", 0.5), ("p99", 0.99)):
+                    added = load.percentile(through, share) - load.percentile(direct, share)
+                    found[f"{label}_{mark}"].append(added)
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def memory(plan: Plan) -> dict[str, float]:
+    """The serving process at rest, after a warm-up, and after many requests."""
+    with canned(plan.folder) as engine, _door(plan, "headgate", engine) as door:
+        time.sleep(1.0)
+        found = {"idle": door.rss_mb()}
+        rate = load.saturate(
+            door.port, door.key, load.SMALL, plan.folder, CONNECTIONS, plan.seconds
+        )
+        done = rate * plan.seconds
+        while done < plan.requests * 0.1:
+            done += 10 * load.saturate(
+                door.port, door.key, load.SMALL, plan.folder, CONNECTIONS, 10
+            )
+        found["after_warm_up"] = door.rss_mb()
+        while done < plan.requests:
+            done += 10 * load.saturate(
+                door.port, door.key, load.SMALL, plan.folder, CONNECTIONS, 10
+            )
+        found["after_2m"] = door.rss_mb()
+        found["requests"] = done
+    return found
+
+
+def start(plan: Plan) -> float:
+    """Seconds from the command to the first answer; the median of several starts."""
+    with canned(plan.folder) as engine:
+        times = []
+        for _ in range(max(3, plan.repeats)):
+            with _door(plan, "headgate", engine) as door:
+                times.append(door.started_s)
+        return statistics.median(times)
+
+
+def two_processes(plan: Plan) -> float:
+    """Rate of two workers over one, all on the same two cores as the load."""
+    with canned(plan.folder) as engine, contextlib.ExitStack() as stack:
+        one = stack.enter_context(
+            doors.door("headgate", engine, plan.folder / "one", DOOR_CORE, workers=1)
+        )
+        two = stack.enter_context(
+            doors.door("headgate", engine, plan.folder / "two", -1, workers=2)
+        )
+        ratios = []
+        for _ in range(plan.repeats):
+            a, b = (
+                load.saturate(d.port, d.key, load.SMALL, plan.folder, CONNECTIONS, plan.seconds)
+                for d in (one, two)
+            )
+            ratios.append(b / a)
+    return statistics.median(ratios)
