@@ -5,6 +5,7 @@ import click
 from headgate.cli.lazy import LazyCommands
 
 BENCHES: dict[str, str] = {
+    "gateway": "headgate.cli.bench_gateway:gateway",
     "fleet": "headgate.cli.bench_fleet:fleet",
     "placement": "headgate.cli.bench_placement:placement",
 }

@@ -43,7 +43,7 @@ class FairRing(Generic[T]):
     quantum and one request. A tenant's debt outlives its queue; a credit does not.
     """
 
-    def __init__(self, quantum_tokens: float = 2048.0) -> None:
+    def __init__(self, quantum_tokens: float = 256.0) -> None:
         self.quantum_tokens = quantum_tokens
         self._tenants: dict[str, _Tenant[T]] = {}
         self._turns: deque[_Tenant[T]] = deque()
@@ -141,7 +141,7 @@ class FairRing(Generic[T]):
 class OrderedQueue(Generic[T]):
     """Levels in strict order, a fair ring in each."""
 
-    def __init__(self, levels: int, quantum_tokens: float = 2048.0) -> None:
+    def __init__(self, levels: int, quantum_tokens: float = 256.0) -> None:
         self.rings: list[FairRing[T]] = [FairRing(quantum_tokens) for _ in range(levels)]
         self.waiting = 0
 

@@ -1,0 +1,131 @@
+"""`headgate bench gateway`: the door beside its peers, and whether it keeps its word."""
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from headgate.core.errors import InputError
+
+PARTS = (
+    "saturation",
+    "chunks",
+    "latency",
+    "large",
+    "paced",
+    "memory",
+    "start",
+    "workers",
+    "overload",
+    "limits",
+    "faults",
+    "batch",
+)
+
+
+@click.command()
+@click.option("--peers", default="nginx,vllm_router", show_default=True, help="Or none.")
+@click.option("--only", help=f"Parts, of {', '.join(PARTS)}; all if not given.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=2.0, show_default=True, help="A round."
+)
+@click.option("--requests", type=click.IntRange(1000), default=2_000_000, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
+def gateway(
+    peers: str,
+    only: str | None,
+    repeats: int,
+    seconds: float,
+    requests: int,
+    json_file: Path | None,
+) -> None:
+    """Measure the door beside nginx, vllm_router, sglang_router and litellm, all in one run.
+
+    Everything is on: keys, limits, tiers, fair queue, usage on disk. The door has one core, the
+    upstream and the load another. Peers are installed in environments of their own in the user's
+    cache folder; nginx and wrk are taken from the system where they are there.
+    """
+    from headgate.gateway.bench import doors, speed
+
+    named = () if peers == "none" else tuple(p.strip() for p in peers.split(","))
+    for peer in named:
+        if peer not in doors.PEERS:
+            raise InputError(
+                f"--peers {peer}: no such peer; give some of {', '.join(doors.PEERS)}, or none."
+            )
+        doors.install(peer)
+    wanted = PARTS if only is None else tuple(part.strip() for part in only.split(","))
+    for part in wanted:
+        if part not in PARTS:
+            raise InputError(f"--only {part}: no such part; give some of {', '.join(PARTS)}.")
+    folder = Path(tempfile.mkdtemp(prefix="headgate-bench-"))
+    plan = speed.Plan(named, repeats, seconds, requests, folder)
+    doors.pin(speed.LOAD_CORE)
+    found = _measure(plan, wanted)
+    found["machine"] = _machine()
+    _show(found)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(plan: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
+    from headgate.gateway.bench import speed, trials
+
+    parts: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "saturation": ("saturation_rps", speed.saturation),
+        "chunks": ("chunks_per_s", speed.chunks),
+        "latency": ("added_ms", speed.latency),
+        "large": ("rps_200kb", speed.large_prompts),
+        "paced": ("paced_streams", speed.paced),
+        "memory": ("rss_mb", speed.memory),
+        "start": ("start_s", speed.start),
+        "workers": ("two_processes_ratio", speed.two_processes),
+        "overload": ("overload", trials.overload),
+        "limits": ("limit_overshoot_requests", trials.limits),
+        "faults": ("faults", trials.faults),
+        "batch": ("batch", trials.batch),
+    }
+    found: dict[str, Any] = {}
+    for part in wanted:
+        key, measure = parts[part]
+        click.echo(f"{part} ...", err=True)
+        found[key] = measure(plan)
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    load = Path("/proc/loadavg").read_text().split()[0]
+    return {
+        "processor": model,
+        "python": platform.python_version(),
+        "load_average_at_end": float(load),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table("figure", "of", "value")
+    for name, value in found.items():
+        if isinstance(value, dict):
+            for key, figure in value.items():
+                table.add_row(
+                    name, key, f"{figure:,.4g}" if isinstance(figure, float) else str(figure)
+                )
+        else:
+            table.add_row(name, "", f"{value:,.4g}")
+    Console().print(table)
