@@ -19,6 +19,7 @@ NIGHT = f"{EXAMPLES / 'night_batch.py'}:NightBatch"
 WORDS = {
     "value_usd": "SOURCE", "busy_share_by_pool": "POOL", "classes": "CLASS", "services": "SERVICE",
     "refused": "RULE", "use": "SOURCE", "waiting_gpus": "CLASS", "policies": "NAME",
+    "token_worth": "SERVICE",
 }  # fmt: skip
 
 

@@ -160,6 +160,15 @@ def summary(
         "classes": list(story.fleet.classes),
         "services": [service.name for service in story.fleet.services],
         "worth": msgspec.to_builtins(scenario.worth),
+        "token_worth": {
+            service.name: {
+                "online": service.usd_per_million,
+                "batch": service.batch_usd_per_million,
+                "missed": service.batch_miss_usd_per_million,
+                "source": service.usd_source,
+            }
+            for service in scenario.services
+        },
         "policies": results,
     }
 

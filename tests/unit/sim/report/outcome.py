@@ -75,5 +75,8 @@ def outcome(**policies: dict[str, Any]) -> dict[str, Any]:
             "lease_usd_per_gpu_h": {"new": 2.5},
             "source": "assumption: for the test",
         },
+        "token_worth": {
+            "chat": {"online": 0.9, "batch": 0.45, "missed": 0.3, "source": "list price of 2025"}
+        },
         "policies": policies,
     }

@@ -10,8 +10,8 @@ from tests.unit.sim.report.outcome import CLASSES, outcome, result
 
 from headgate.core.rules import MEANINGS
 from headgate.sim.report import page, write_report
+from headgate.sim.report.books import ledger_lines
 from headgate.sim.report.charts import Panel, nice
-from headgate.sim.report.sections import ledger_lines
 from headgate.sim.report.words import FIGURES, best_of
 
 VOID = {"meta", "line", "polygon", "polyline", "br"}
@@ -76,6 +76,7 @@ def test_every_policy_figure_class_service_pool_and_note_appears(two):
         assert word in texts, word
     assert MEANINGS["patience-over"] in texts
     assert "assumption: for the test" in texts
+    assert "list price of 2025" in texts
 
 
 def test_the_lead_says_by_how_much_the_best_policy_leads(two):
