@@ -6,6 +6,7 @@ from headgate.cli.lazy import LazyCommands
 
 BENCHES: dict[str, str] = {
     "gateway": "headgate.cli.bench_gateway:gateway",
+    "serving": "headgate.cli.bench_serving:serving",
     "fleet": "headgate.cli.bench_fleet:fleet",
     "placement": "headgate.cli.bench_placement:placement",
 }

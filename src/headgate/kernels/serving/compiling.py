@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # No reference counting: nothing here allocates, and counting the arrays of a tuple each time one
 # is named cost six times the work itself. Division by zero cannot happen and is not checked.
-PLAIN: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
+PLAIN: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True, "_nrt": False}
 
 
 def compiled(function: Function) -> Function:

@@ -382,7 +382,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
         if tokens > tables.reach[m, 0] or context * tables.bucket > tables.reach[m, 2]:
             rep[r, ITERATIONS_BEYOND] += 1
     elif b > 0:
-        n = 1 if slow else run_length(fleet, rules, r)
+        n = 1 if slow or rules.walk else run_length(fleet, rules, r)
         rep[r, RUN] = n
         rep[r, PURE] = 1
         repf[r, ENDS] = now_s + decode_run_s(tables, m, b, rep[r, KV], n)

@@ -65,6 +65,7 @@ class Settings:
     objectives: tuple[tuple[float, float], ...] = ((float("inf"), float("inf")),)
     window_s: float = 60.0
     yields: bool = False  # preempt less urgent sequences to admit a more urgent request
+    walk: bool = False  # skip no iteration: slow, to be held against
     rule: Rule | None = None  # for routing "rule": a numba cfunc of RULE_TYPE
 
     def __post_init__(self) -> None:
@@ -101,7 +102,7 @@ class SimulatedService:
                 "give the number of blocks that the engine reports."
             )
         self.settings = settings
-        self.rules = scheduler.rules(settings.levels, settings.yields)
+        self.rules = scheduler.rules(settings.levels, settings.yields, settings.walk)
         self.tables = stack(models, scheduler.chunk, scheduler.batch_cap)
         self.fleet = _empty_fleet(self.rules, usable, model_of, rows)
         blocks = self.fleet.rep[:, at.BLOCKS]

@@ -1,0 +1,304 @@
+"""`headgate bench serving`: exact, faithful, fast, and beside NVIDIA's replay."""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from headgate.cli.serving import write_json
+from headgate.kernels.serving.layout import W_ARRIVED, W_FINISHED
+from headgate.model.scheduling import Scheduler
+from headgate.model.steptime import StepModel
+from headgate.sim.dice import stream
+from headgate.sim.serving.dynamo import UnavailableError, replay_with_dynamo
+from headgate.sim.serving.levels import predict_levels
+from headgate.sim.serving.recorded import present
+from headgate.sim.serving.replay import replay
+from headgate.sim.serving.seen import Seen
+from headgate.sim.serving.service import Settings, SimulatedService
+from headgate.sim.serving.stepfiles import load_step_tables
+from headgate.sim.serving.validation import validate_run
+from headgate.sim.serving.week import (
+    HOUR_S,
+    Lengths,
+    daily_rates_per_s,
+    draw_windows,
+    play_windows,
+)
+from headgate.sim.serving.workload import Workload, load_workload
+
+BLOCKS, CHUNK, CAP = 4096, 512, 128
+WEEK_REQUESTS, WEEK_HOURS, WEEK_REPLICAS = 44_100_000, 168, 1024
+# Stated in the reference data's own page: Vidur's simulation loop on w_10k_qps1, 2 cores.
+VIDUR_S = 18.0
+
+
+class Report(msgspec.Struct):
+    """What the bench measured; times in seconds, errors of the recorded runs in percent."""
+
+    vidur_max_error_s: float
+    skip_max_error_s: float
+    vllm_recorded: dict[str, float]
+    vllm_live: dict[str, float]
+    requests_per_s: dict[str, float]
+    week_wall_s: float | None
+    week_rss_bytes: int | None
+    over_dynamo: dict[str, float]
+    warm_start_s: float
+    over_vidur: float
+    skipped: dict[str, str]
+    day_wall_s: float | None = None
+    day_requests: int | None = None
+
+
+@click.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of traces.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--live", type=click.Path(path_type=Path), help="A recording of an engine's levels.")
+@click.option("--week/--no-week", default=True, show_default=True, help="44.1 million requests.")
+@click.option("--day/--no-day", default=False, show_default=True, help="ServeGen's language day.")
+@click.option("--dynamo/--no-dynamo", default=True, show_default=True, help="Run Dynamo beside.")
+def serving(
+    data: Path, json_file: Path | None, live: Path | None, week: bool, day: bool, dynamo: bool
+) -> None:
+    """Hold the serving kernel against Vidur, vLLM and Dynamo, and time it."""
+    console = Console()
+    folder = data / "serving_ref"
+    tables = load_step_tables(present(folder, "vidur_step_tables.npz"))
+    skipped: dict[str, str] = {}
+    found = Report(
+        vidur_max_error_s=_vidur_error_s(folder, tables),
+        skip_max_error_s=_skip_error_s(tables),
+        vllm_recorded=_recorded(folder),
+        vllm_live=_live(live, skipped),
+        requests_per_s=_speeds(folder, tables),
+        week_wall_s=None,
+        week_rss_bytes=None,
+        over_dynamo={},
+        warm_start_s=_warm_start_s(folder),
+        over_vidur=0.0,
+        skipped=skipped,
+    )
+    found.over_vidur = VIDUR_S * found.requests_per_s["r1"] / 10_000
+    console.print(found)
+    if dynamo:
+        found.over_dynamo = _beside_dynamo(folder, tables, skipped)
+        console.print(found.over_dynamo)
+    if week:
+        found.week_wall_s, found.week_rss_bytes = _week(folder, tables)
+        console.print(f"week: {found.week_wall_s:.1f} s, {found.week_rss_bytes / 2**30:.2f} GiB")
+    if day:
+        found.day_wall_s, found.day_requests = _day(data, tables)
+        console.print(f"day: {found.day_requests:,} requests in {found.day_wall_s:.1f} s")
+    for what, why in skipped.items():
+        console.print(f"{what}: skipped, {why}")
+    if json_file:
+        write_json(json_file, found)
+
+
+def _service(
+    tables: StepModel, replicas: int, routing: str, walk: bool = False
+) -> SimulatedService:
+    settings = Settings(Scheduler("vidur", CHUNK, CAP), routing=routing, walk=walk)
+    return SimulatedService(settings, [tables], replicas, BLOCKS)
+
+
+def _vidur_error_s(folder: Path, tables: StepModel) -> float:
+    """The largest difference to Vidur's own times over all requests of its two runs."""
+    worst = 0.0
+    for run, replicas in (("qps1", 1), ("qps4", 4)):
+        path = present(folder, f"ref_vidur_{run}.csv")
+        reference = pl.read_csv(path)
+        replayed = replay(_service(tables, replicas, "round-robin"), load_workload(path))
+        for ours, theirs in ((replayed.ttft_s, "ttft_s"), (replayed.e2e_s, "e2e_s")):
+            worst = max(worst, float(np.max(np.abs(ours - reference[theirs].to_numpy()))))
+    return worst
+
+
+def _skip_error_s(tables: StepModel) -> float:
+    """The largest difference between skipping and walking, over random workloads of each profile,
+    with memory so short that they preempt."""
+    worst = 0.0
+    for profile in ("sarathi", "vidur", "vllm-v1"):
+        for seed in range(4):
+            dice = stream(seed, "bench-serving", profile)
+            n = 2000
+            workload = Workload(
+                np.cumsum(dice.exponential(0.3 * (seed + 1), n)),
+                dice.integers(1, 2000, n),
+                dice.integers(1, 400, n),
+            )
+            times = []
+            for walk in (False, True):
+                settings = Settings(Scheduler(profile, CHUNK, CAP), walk=walk)
+                service = SimulatedService(settings, [tables], 1, 700)
+                times.append(replay(service, workload).e2e_s)
+            worst = max(worst, float(np.nanmax(np.abs(times[0] - times[1]))))
+    return worst
+
+
+def _recorded(folder: Path) -> dict[str, float]:
+    run = folder / "vllm_rtxpro6000_llama31_8b"
+    found = validate_run(run, Scheduler("vllm-v1", 2048, 128), 32, 36578, 100)
+    return _flat(found.errors)
+
+
+def _flat(errors: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{m}_{name}": error for m, part in errors.items() for name, error in part.items()}
+
+
+def _live(folder: Path | None, skipped: dict[str, str]) -> dict[str, float]:
+    if folder is None:
+        skipped["vllm_live"] = (
+            "no recording given; record one with python -m tools.vllm_cpu record and give --live"
+        )
+        return {}
+    found = predict_levels(folder)
+    flat = {name: _flat(errors) for name, errors in found.errors.items()}
+    return {f"{level}_{k}": error for level, part in flat.items() for k, error in part.items()}
+
+
+def _speeds(folder: Path, tables: StepModel) -> dict[str, float]:
+    """Requests a second of one core, the best of several rounds: routing and metrics included."""
+    cases = {
+        "r1": ("w_10k_qps1.csv", 1, 30),
+        "r32": ("w_100k_qps32.csv", 32, 5),
+        "r1024": ("w_100k_qps32.csv", 1024, 5),
+    }
+    found = {}
+    for name, (file, replicas, rounds) in cases.items():
+        workload = load_workload(present(folder, file))
+        found[name] = len(workload) / _cpu_s(workload, tables, replicas, "round-robin", rounds)
+        if replicas > 1:
+            least = _cpu_s(workload, tables, replicas, "least-outstanding", rounds)
+            found[f"{name}_least_outstanding"] = len(workload) / least
+    return found
+
+
+def _cpu_s(
+    workload: Workload, tables: StepModel, replicas: int, routing: str, rounds: int
+) -> float:
+    """Seconds of this process's own CPU for a replay: other work on the machine counts little."""
+    best = np.inf
+    for _ in range(rounds):
+        service = _service(tables, replicas, routing)
+        began = time.process_time()
+        service.play(workload)
+        best = min(best, time.process_time() - began)
+    return float(best)
+
+
+def _warm_start_s(folder: Path) -> float:
+    """Seconds to the first result in a process that has its imports and its compiled code."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from headgate.cli.bench_serving import first_result\n"
+        "began = time.perf_counter()\n"
+        "first_result(Path(sys.argv[1]))\n"
+        "print(time.perf_counter() - began)\n"
+    )
+    times = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+        )
+        times.append(float(done.stdout.split()[-1]))
+    return min(times)
+
+
+def first_result(folder: Path) -> Seen:
+    """Load tables and a workload and play it: what a fresh process is timed at."""
+    tables = load_step_tables(present(folder, "vidur_step_tables.npz"))
+    workload = load_workload(present(folder, "w_10k_qps1.csv"))
+    return _service(tables, 1, "round-robin").play(workload)
+
+
+def _beside_dynamo(folder: Path, tables: StepModel, skipped: dict[str, str]) -> dict[str, float]:
+    """How many times less CPU our replay takes, in the same minutes on the same machine."""
+    found: dict[str, float] = {}
+    for name, replicas, rounds in (("w_10k_qps1", 1, 3), ("w_100k_qps32", 32, 1)):
+        workload = load_workload(present(folder, f"{name}.csv"))
+        ours_s = _cpu_s(workload, tables, replicas, "round-robin", 5)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                theirs = replay_with_dynamo(
+                    workload, Path(scratch), replicas, BLOCKS, CHUNK, CAP, rounds
+                )
+        except (UnavailableError, subprocess.TimeoutExpired) as why:
+            skipped["over_dynamo"] = str(why)
+            return {}
+        found[name] = theirs.cpu_s / ours_s
+    return found
+
+
+def _week(folder: Path, tables: StepModel) -> tuple[float, int]:
+    """A week of Azure's conversation lengths at a daily swing; wall seconds and peak memory."""
+    trace = load_workload(present(folder, "w_100k_qps32.csv"))
+    lengths = Lengths(trace.prefill, trace.decode)
+    mean_per_s = WEEK_REQUESTS / (WEEK_HOURS * HOUR_S)
+    rates = daily_rates_per_s(mean_per_s, WEEK_HOURS)
+    began = time.perf_counter()
+    service = _service(tables, WEEK_REPLICAS, "least-outstanding")
+    arrived, finished = _totals(
+        play_windows(service, draw_windows(rates, HOUR_S, lengths, 1, "week"), HOUR_S)
+    )
+    assert arrived == finished
+    assert abs(arrived / WEEK_REQUESTS - 1.0) < 0.001
+    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _totals(seen: Iterator[Seen]) -> tuple[int, int]:
+    arrived = finished = 0
+    for one in seen:
+        arrived += one.count(W_ARRIVED)
+        finished += one.count(W_FINISHED)
+        one.quantile_s(0, 0.99)  # percentiles of each window are part of the work
+    return arrived, finished
+
+
+def _day(data: Path, tables: StepModel) -> tuple[float, int]:
+    """The first day of ServeGen's three language models, each on 1,024 replicas four times as fast
+    as the reference tables: published rates by 10 minutes, published lengths."""
+    rates = pl.read_parquet(data / "llm" / "servegen_client_rates.parquet").filter(
+        (pl.col("category") == "language") & (pl.col("t_s") < 86_400)
+    )
+    pdfs = pl.read_parquet(data / "llm" / "servegen_length_pdfs.parquet")
+    began = time.perf_counter()
+    total = 0
+    for model in sorted(rates["model"].unique()):
+        mine = rates.filter(pl.col("model") == model)
+        windows = mine.group_by("t_s").agg(pl.col("rate_rps").sum()).sort("t_s")["rate_rps"]
+        lengths = _servegen_lengths(pdfs.filter(pl.col("model") == model), mine)
+        service = _service(tables.scaled(0.25), WEEK_REPLICAS, "least-outstanding")
+        drawn = draw_windows(windows.to_numpy(), 600.0, lengths, 1, str(model))
+        total += _totals(play_windows(service, drawn, 600.0))[0]
+    return time.perf_counter() - began, total
+
+
+def _servegen_lengths(pdfs: pl.DataFrame, rates: pl.DataFrame, draws: int = 1 << 16) -> Lengths:
+    """Lengths drawn from the clients' distributions by their rates; input and output apart, as
+    they are published, cut to what the reference tables cover."""
+    dice = stream(1, "servegen-lengths", str(rates["model"][0]))
+    weight = dict(rates.group_by("client_id").agg(pl.col("rate_rps").sum()).iter_rows())
+    columns = []
+    for name in ("input_tokens", "output_tokens"):
+        rows = pdfs.filter(pl.col("field") == name)
+        share = np.array([weight.get(client, 0.0) for client in rows["client_id"]])
+        counts = dice.multinomial(draws, share / share.sum())
+        drawn = [
+            dice.choice(value, count, p=np.asarray(prob) / np.sum(prob))
+            for value, prob, count in zip(rows["value"], rows["prob"], counts, strict=True)
+            if count
+        ]
+        columns.append(dice.permutation(np.concatenate(drawn)).astype(np.int64))
+    return Lengths(np.clip(columns[0], 1, 3000), np.clip(columns[1], 1, 1000))
