@@ -75,6 +75,8 @@ def usable(t: Columns, n: int, row: int) -> bool:
 def fits_reserved(t: Columns, p: int, count: int, row: int) -> bool:
     """As `fits`, on nodes that nobody or this very work has reserved."""
     size = node_size(t, p)
+    if t.works[row].reserved == 1 and count <= size:
+        return t.nodes[t.works[row].reserved_node].free >= count
     whole = count // size
     rest = count - whole * size
     rest_fits = rest == 0
@@ -152,6 +154,13 @@ def place(t: Columns, p: int, row: int, count: int) -> None:
     whole = count // size
     rest = count - whole * size
     t.works[row].head = -1
+    t.works[row].gpus = count
+    t.works[row].pool = p
+    if t.works[row].reserved == 1 and count <= size and t.works[row].reserved_pool == p:
+        kept_node = t.works[row].reserved_node
+        if t.nodes[kept_node].free >= count:
+            seize(t, kept_node, row, count)
+            return
     first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
     if t.works[row].reserved > 0 and whole > 0:
         for n in range(first, last):
@@ -169,8 +178,6 @@ def place(t: Columns, p: int, row: int, count: int) -> None:
     if rest > 0:
         kept = t.works[row].reserved > 0
         seize(t, best_fit(t, p, row, rest) if kept else best_open_fit(t, p, rest), row, rest)
-    t.works[row].gpus = count
-    t.works[row].pool = p
 
 
 @inner
@@ -197,6 +204,7 @@ def reserve(t: Columns, n: int, row: int) -> None:
     take_off_books(t, n)
     t.nodes[n].reserved = row
     t.works[row].reserved += 1
+    t.works[row].reserved_node = n
     put_on_books(t, n)
 
 
@@ -210,7 +218,11 @@ def unreserve(t: Columns, row: int, now_s: float) -> None:
     if t.pools[p].reserved_by == row:
         t.pools[p].reserved_by = -1
     t.claims[t.works[row].claim, p, COMING] -= t.shapes[t.works[row].shape, p, GPUS]
-    for n in range(len(t.nodes)):
+    first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
+    if t.works[row].reserved == 1:
+        first = t.works[row].reserved_node
+        last = first + 1
+    for n in range(first, last):
         if t.nodes[n].reserved == row:
             take_off_books(t, n)
             t.nodes[n].reserved = -1

@@ -105,6 +105,7 @@ WORK = np.dtype(
         ("head", np.int32),  # its first accelerator; the others follow by GPU.next
         ("reserved", np.int32),  # nodes reserved for it
         ("reserved_pool", np.int16),
+        ("reserved_node", np.int32),  # the last one reserved; the only one of a small work
         ("mark", np.int64),  # scratch of the search for victims
         ("starts", np.int32),
         ("evictions", np.int32),

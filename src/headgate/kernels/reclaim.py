@@ -44,16 +44,20 @@ def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
         for level in range(len(t.exposed)):
             if t.levels[work.level, level] > 0:
                 by_order += t.exposed[level, p]
+    # What other classes hold beyond their guarantees, or, for a work that comes before the rest of
+    # its own class, that rest: nobody else can be taken from.
+    beyond = t.claims[work.claim, p, HELD] if work.priority > 0 else 0
     borrowed = 0
+    for c in range(len(t.claims)):
+        if c != work.claim:
+            own = t.claims[c, p, FIRM]
+            if t.flags[USE_GUARANTEES] > 0:
+                own = max(own, t.claims[c, p, GUARANTEE])
+            borrowed += max(0, t.claims[c, p, HELD] - own)
+    found = min(by_order, beyond + borrowed)
     if within_guarantee(t, work.claim, p, count):
-        for c in range(len(t.claims)):
-            if c != work.claim:
-                own = max(t.claims[c, p, GUARANTEE], t.claims[c, p, FIRM])
-                borrowed += max(0, t.claims[c, p, HELD] - own)
-    return (
-        total + max(by_order, borrowed) >= count
-        and max(by_order, borrowed) + t.pools[p].stopping > 0
-    )
+        found = max(found, borrowed)
+    return total + found >= count and found + t.pools[p].stopping > 0
 
 
 @inner

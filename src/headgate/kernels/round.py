@@ -29,7 +29,7 @@ from headgate.kernels.lanes import comes_first, first_open, join, leave, step_as
 from headgate.kernels.reclaim import could_come_back, reserve_picked, search, within_guarantee
 
 # A failed search for victims is not repeated for the same lane sooner than this.
-SEARCH_AGAIN_S = 15.0
+SEARCH_AGAIN_S = 60.0
 # A start or a claim given up may open nodes to lanes that the same pass went by, so another pass
 # follows; what is left after so many waits for the next fact.
 PASSES = 16

@@ -1,8 +1,10 @@
 """What a run leaves behind, window by window; everything reported is computed from it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headgate.control.machine import Machine
 from headgate.core.facts import Fact, WindowClosed, Wish
@@ -106,7 +108,7 @@ class Guarantees:
         asked: set[tuple[int, int]] = set()
         if not (spare > 0).any():
             return asked
-        for row in self._waiting():
+        for row in self._waiting(np.asarray((spare > 0).any(axis=1))):
             work = tables.works[row]
             wanted = tables.shapes[work["shape"], :, k.GPUS]
             mine = spare[work["class_"]]
@@ -115,13 +117,14 @@ class Guarantees:
                 mine[p] -= wanted[p]
         return asked
 
-    def _waiting(self) -> Iterator[int]:
-        """Claimants, then every lane from its head as long as somebody in it may be owed."""
+    def _waiting(self, owed: NDArray[Any]) -> Iterator[int]:
+        """Works of the classes that are owed something: claimants, then the heads of lanes."""
         tables = self.machine.ground.tables
-        classes = len(self.machine.fleet.classes)
-        yield from (r for r in tables.claimants() if tables.works[r]["claim"] < classes)
-        for lane in tables.lanes[: tables.meta[k.N_LANES]]:
-            at, seen = int(lane["head"]), 0
-            while at >= 0 and lane["claim"] < classes and seen < OWED_AT_MOST:
+        owed = np.append(owed, False)  # filling work is owed nothing
+        yield from (row for row in tables.claimants() if owed[tables.works[row]["claim"]])
+        lanes = tables.lanes[: tables.meta[k.N_LANES]]
+        for at in lanes["head"][(lanes["head"] >= 0) & owed[lanes["claim"]]].tolist():
+            seen = 0
+            while at >= 0 and seen < OWED_AT_MOST:
                 yield at
                 at, seen = int(tables.works[at]["behind"]), seen + 1
