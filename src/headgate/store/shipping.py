@@ -24,6 +24,7 @@ from headgate.store.usage import Usage
 LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 RECORDS_PER_COMMIT = 500  # SQLite's write lock, which leases wait for, is held for each
+NICE = 5  # requests come first
 REST_S = 0.2  # between looks at the folder
 AWAY_S = 1.0  # before a store that is away is asked again
 Price = Callable[[Opened, int], int]
@@ -179,6 +180,8 @@ class ShippingThread:
         self._thread.join()
 
     def _run(self) -> None:
+        with suppress(OSError):  # on Linux a thread may be nicer than its process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             last = self._stop.is_set()
             try:

@@ -23,6 +23,10 @@ class Usage:
         since from here on they count themselves.
         """
         with self._database.transaction() as transaction:
+            if holder:
+                # In the order in which leases take them, so that nobody waits in a ring.
+                for tenant in sorted({record.tenant for record in records}):
+                    transaction.execute("lock_rate", {"tenant": tenant, "model": ""})
             priced = [_billed_once(transaction, record) for record in records]
             added = transaction.execute_each("add_usage", [_row(record) for record in priced])
             fresh = [record for record, new in zip(priced, added, strict=True) if new]

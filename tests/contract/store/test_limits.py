@@ -1,15 +1,18 @@
 """Rates and budgets shared by several gateway processes, on both stores."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.rates import Rate
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import Database, StoreAway
-from headgate.store.grants import Grants
+from headgate.store.grants import BudgetAsk, Grants, RateAsk, Unit
 from headgate.store.limits import StoreLimits
 from headgate.store.usage import Usage
 
@@ -316,6 +319,50 @@ def test_while_the_store_is_away_each_gateway_keeps_to_its_share(database: Datab
             await one.stop()
 
     asyncio.run(run())
+
+
+def test_leases_and_records_of_many_tenants_never_wait_in_a_ring(database: Database) -> None:
+    grants, usage = Grants(database), Usage(database)
+    tenants = [f"tenant-{i}" for i in range(5)]
+    units: tuple[Unit, ...] = ("tokens", "money")
+    rate = Rate(10**9, 10**9)
+
+    def lease(worker: int) -> None:
+        dice = random.Random(worker)
+        for _ in range(30):
+            some = dice.sample(tenants, 3)
+            rates = [RateAsk(name, "small", "tokens", rate, need=1) for name in some]
+            budgets = [
+                BudgetAsk(name, unit, 0, 10**6, 10**12, need=1)
+                for name in some
+                for unit in dice.sample(units, 2)
+            ]
+            grants.take(f"gateway-{worker}", rates, budgets)
+
+    def add(worker: int) -> None:
+        dice = random.Random(worker)
+        for group in range(30):
+            records = [
+                UsageRecord(
+                    f"{worker}-{group}-{i}",
+                    dice.choice(tenants),
+                    "k",
+                    dice.choice(["small", "large"]),
+                    "default",
+                    "maas",
+                    input_tokens=1,
+                    price_nano=1,
+                )
+                for i in range(10)
+            ]
+            usage.add(records, f"gateway-{worker % 3}")
+
+    with ThreadPoolExecutor(5) as threads:
+        work = [threads.submit(lease, worker) for worker in range(3)]
+        work += [threads.submit(add, worker) for worker in range(3, 5)]
+        for one in work:
+            one.result(60)  # StoreAway if two had waited for each other
+    assert sum(one.requests for one in usage.day_sums().values()) == 600
 
 
 class Slow(Grants):
