@@ -1,6 +1,7 @@
 """The sections of the page, in reading order; a section with nothing to say is left out."""
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 from headgate.sim.report.books import ledger, scenario
@@ -44,23 +45,22 @@ def busy(outcome: Outcome) -> str:
         shares = {name: r["busy_share_by_pool"][pool["name"]] for name, r in results.items()}
         cells = [metered(f"{share:.1%}", share) for share in shares.values()]
         rows.append(row(pool["name"], cells, f"{pool['generation']}, {pool['gpus']:,} GPUs"))
-    hours = [
-        row(
-            name,
-            (
-                f'<td style="background:color-mix(in oklab, var(--heat) {_heat(x):.0f}%, '
-                f'var(--surface))">{x * 100:.0f}</td>'
-                for x in result["busy_share_by_hour"]
-            ),
-        )
-        for name, result in results.items()
-    ]
+    hours = [row(name, map(_hour, range(24), repeat(result))) for name, result in results.items()]
     return (
         '<p class="say">Share of the live accelerators at useful work, by generation.</p>'
         f"{table(('', *results), rows)}"
         '<p class="say" style="margin-top:26px">The same by hour of the day, in percent.</p>'
         f"{table(('', *(str(h) for h in range(24))), hours, 'hours')}"
     )
+
+
+def _hour(hour: int, result: Result) -> str:
+    """The cell of one hour of the day; a dash where the simulation did not reach it."""
+    if result["simulated_s"] <= hour * 3600:
+        return "<td>–</td>"
+    share = result["busy_share_by_hour"][hour]
+    mix = f"color-mix(in oklab, var(--heat) {_heat(share):.0f}%, var(--surface))"
+    return f'<td style="background:{mix}">{share * 100:.0f}</td>'
 
 
 def _heat(share: float) -> float:

@@ -118,6 +118,11 @@ def test_a_scenario_without_services_or_batch_has_no_such_sections():
     assert "<h2>Batch" not in made
 
 
+def test_hours_that_were_not_reached_are_dashes_and_not_zeros(two):
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page(two).split('class="hours"')[1])
+    assert cells[:24] == ["80", "80", *["–"] * 22]
+
+
 def test_names_are_text_and_never_markup():
     wicked = "</script><b onclick='x'>&\""
     told = outcome(**{wicked: result(1.0)}) | {"scenario": wicked, "notes": [wicked]}
