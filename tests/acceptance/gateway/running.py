@@ -90,6 +90,15 @@ class Door:
         """The key that the door made for its first tenant."""
         return (self.folder / "state" / "default-key").read_text().strip()
 
+    def revoke(self, key: str) -> None:
+        database = connect(self.store_url)
+        try:
+            known = Tenants(database).keys()
+            (one,) = (each for each in known if key.startswith(each.hint))
+            Tenants(database).revoke_key(one.id)
+        finally:
+            database.close()
+
     def key_for(self, tenant: str, admin: bool = False) -> str:
         """A new key."""
         database = connect(self.store_url)

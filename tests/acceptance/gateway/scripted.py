@@ -69,6 +69,9 @@ class ScriptedEngine:
                 try:
                     if not await self._do(one, writer):
                         return
+                except ConnectionError:  # seen by writing, before it was seen by reading
+                    one.left_s = one.left_s or time.monotonic()
+                    return
                 finally:
                     await _cancelled(gone)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
