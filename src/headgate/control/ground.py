@@ -36,6 +36,10 @@ class Ground:
         self.fact = -1  # number of the fact being learned
         self.wishes: list[Wish] = []
         self._say(rules)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Hand the kernels the tables anew, after they have grown or been replaced."""
         self._columns = self.tables.columns()
 
     def _say(self, rules: Rules) -> None:
@@ -93,7 +97,7 @@ class Ground:
             row = self.lane_rows[place] = len(self.lane_rows)
             if row >= len(self.tables.lanes):
                 self.tables.grow_lanes()
-                self._columns = self.tables.columns()
+                self.refresh()
             lane = self.tables.lanes[row]
             lane["level"], lane["class_"], lane["claim"], lane["firm"], lane["shape"] = place
             lane["head"] = lane["tail"] = -1
@@ -129,7 +133,7 @@ class Ground:
         self.shape_of.append(shape)
         if row >= len(self.tables.works):
             self.tables.grow_works()
-            self._columns = self.tables.columns()
+            self.refresh()
         claim = int(self.tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, int(firm), shape)
         kernel.enlist(

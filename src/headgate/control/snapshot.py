@@ -1,0 +1,126 @@
+"""The machine at one moment, in one file: a restart reads it and the facts that came after it.
+
+A zip of arrays (numpy's npz): the tables as they are, and one entry of JSON for the rest. Nothing
+in it is code.
+"""
+
+import io
+import zipfile
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headgate.control.batches import Orders
+from headgate.control.machine import Machine
+from headgate.core.errors import InputError
+from headgate.core.fleet import Fleet
+from headgate.kernels.columns import NAMES
+from headgate.policy.rules import Policy
+
+VERSION = 1
+
+
+class Rest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is not in the tables."""
+
+    version: int
+    policy: str
+    fleet: Fleet
+    weights: dict[str, float]
+    now_s: float
+    fact: int
+    rows: int
+    names: list[str]
+    shape_of: list[int]
+    lanes: list[tuple[int, int, int, int, int]]  # in order of their rows
+    families: list[tuple[str, ...]]
+    standings: list[float]
+    impatient: list[tuple[float, int]]
+    orders: list[dict[str, Any]]
+    replicas: list[tuple[list[int], list[int]]]
+    made: list[int]
+
+
+def snapshot(machine: Machine) -> bytes:
+    """Everything the machine knows; `restore` makes an equal one of it."""
+    ground, services = machine.ground, machine.services
+    rest = Rest(
+        version=VERSION,
+        policy=machine.policy.name,
+        fleet=machine.fleet,
+        weights=machine.weights,
+        now_s=ground.now_s,
+        fact=ground.fact,
+        rows=ground.rows,
+        names=ground.names,
+        shape_of=ground.shape_of,
+        lanes=list(ground.lane_rows),
+        families=machine.families,
+        standings=machine.standings,
+        impatient=machine.impatient,
+        orders=[_orders(orders) for orders in services.orders],
+        replicas=services.rows,
+        made=services.made,
+    )
+    arrays = {name: getattr(ground.tables, name) for name in NAMES}
+    arrays |= {
+        "urgent": services.urgent,
+        "arrived": services.arrived,
+        "queued": services.queued,
+        "rest": np.frombuffer(msgspec.json.encode(rest), np.uint8),
+    }
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def restore(data: bytes, policy: Policy, name: str = "snapshot") -> Machine:
+    """The machine of a snapshot, under the same policy; it goes on as if nothing had happened.
+
+    Raises InputError when the data is no snapshot, or one of another policy or version.
+    """
+    try:
+        arrays = dict(np.load(io.BytesIO(data), allow_pickle=False))
+        rest = msgspec.json.decode(arrays.pop("rest").tobytes(), type=Rest)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        raise InputError(
+            f"{name} is not a snapshot ({error}); give what headgate.control.snapshot made."
+        ) from None
+    if rest.version != VERSION or rest.policy != policy.name:
+        raise InputError(
+            f"{name} is of policy {rest.policy}, version {rest.version}, but {policy.name}, "
+            f"version {VERSION}, is to go on from it; restore it under its own policy."
+        )
+    machine = Machine(rest.fleet, policy, rest.weights)
+    ground, services = machine.ground, machine.services
+    for table in NAMES:
+        setattr(ground.tables, table, arrays[table])
+    ground.now_s, ground.fact, ground.rows = rest.now_s, rest.fact, rest.rows
+    ground.names, ground.shape_of = rest.names, rest.shape_of
+    ground.lane_rows = {place: row for row, place in enumerate(rest.lanes)}
+    ground.refresh()
+    machine.families, machine.standings = rest.families, rest.standings
+    machine.impatient = rest.impatient
+    services.orders = [Orders(**_numbered(orders)) for orders in rest.orders]
+    services.rows, services.made = rest.replicas, rest.made
+    services.urgent, services.arrived = arrays["urgent"], arrays["arrived"]
+    services.queued = arrays["queued"]
+    return machine
+
+
+def _orders(orders: Orders) -> dict[str, Any]:
+    """JSON has no infinity; an order that is not done has no time."""
+    return {
+        name: [None if np.isinf(x) else x for x in value] if name == "done_s" else value
+        for name, value in ((slot, getattr(orders, slot)) for slot in orders.__slots__)
+    }
+
+
+def _numbered(orders: dict[str, Any]) -> dict[str, Any]:
+    """Keys of JSON are text, its pairs are lists and its missing times are infinite."""
+    return orders | {
+        "left": {int(number): tokens for number, tokens in orders["left"].items()},
+        "queue": [tuple(place) for place in orders["queue"]],
+        "done_s": [np.inf if x is None else x for x in orders["done_s"]],
+    }
