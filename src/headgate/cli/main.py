@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "keys": "headgate.cli.accounts:keys",
     "explain": "headgate.cli.logs:explain_command",
     "replay": "headgate.cli.logs:replay_command",
+    "profile": "headgate.cli.profile:profile",
     "serve": "headgate.cli.serve:serve",
     "simulate": "headgate.cli.simulate:simulate",
     "tenants": "headgate.cli.accounts:tenants",
