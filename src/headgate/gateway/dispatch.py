@@ -133,7 +133,7 @@ class Dispatcher:
             model, level = self._next_model(engine)
             if model is None:
                 return
-            full = engine.in_flight >= self._room(engine, level)
+            full = engine.in_flight >= engine.rooms[level]
             if full and not (self._may_evict(level) and self._evict_at(engine)):
                 return
             exchange = model.queue.pop(level)
@@ -145,16 +145,13 @@ class Dispatcher:
 
     # The pieces.
 
-    def _room(self, engine: Engine, level: int) -> float:
-        return max(1.0, engine.cap * self.shares[level])
-
     def _choose(self, exchange: Exchange) -> Engine | None:
         lane = exchange.lane
         model = lane.model
         engines = model.engines
         if len(engines) == 1:
             engine = engines[0]
-            if engine.down or engine.in_flight >= self._room(engine, lane.level):
+            if engine.down or engine.in_flight >= engine.rooms[lane.level]:
                 return None
             return engine
         up = [e for e in engines if not e.down and e is not exchange.engine]
@@ -164,7 +161,7 @@ class Dispatcher:
         cached = model.prefixes.held(exchange, up)
         chosen = pick(
             [e.in_flight for e in up],
-            [int(self._room(e, lane.level)) for e in up],
+            [int(e.rooms[lane.level]) for e in up],
             [e.outstanding_tokens for e in up],
             [e.terms.speed for e in up],
             cached,
@@ -305,7 +302,7 @@ class Dispatcher:
         objective_s = self.door.pace_objective_s(engine)
         if objective_s is not None:
             terms = engine.terms
-            engine.cap = next_cap(
+            cap = next_cap(
                 engine.cap,
                 terms.in_flight_min,
                 terms.in_flight_max,
@@ -313,6 +310,7 @@ class Dispatcher:
                 objective_s,
                 engine.in_flight,
             )
+            engine.set_cap(cap, self.shares)
 
     async def probe(self) -> None:
         """Ask engines how they are; bring back those that answer."""

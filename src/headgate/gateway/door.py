@@ -25,7 +25,7 @@ from headgate.gateway.exchange import OVER, Exchange
 from headgate.gateway.front import Front
 from headgate.gateway.lanes import Lane
 from headgate.gateway.ports import Accounts, Limits, Meter, Prices
-from headgate.gateway.wheel import NEVER, Wheel
+from headgate.gateway.wheel import Wheel
 from headgate.ledger.accounts import Account, Refusal, Tenant
 from headgate.ledger.prices import FREE, Tariff, price_nano
 from headgate.ledger.usage import Opened
@@ -55,7 +55,6 @@ class Door:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(self.loop)
-        self.never = NEVER
         self.accounts = accounts
         self.limits = limits
         self.meter = meter
@@ -117,6 +116,7 @@ class Door:
                     engine.start_slowly()
             if self.pace_objective_s(engine) is None:
                 engine.cap = float(terms.in_flight_max)
+            engine.set_cap(engine.cap, self.dispatcher.shares)
             engine.models = []
             kept[terms.name] = engine
         for engine in held.values():
@@ -580,8 +580,10 @@ class Door:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for engine in self.dispatcher.engines.values():
-            engine.close()
+        for engine in (*self.dispatcher.engines.values(), self.admin):
+            if engine is not None:
+                for link in list(engine.links):
+                    link.drop()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the requests; a failure is logged, never lost."""

@@ -42,7 +42,15 @@ class Engine:
         self.plain_tokens = 0
         self.token_s = 0.0  # time between tokens, as last measured
         self.cap = float(terms.in_flight_max)
+        self.rooms: list[float] = []  # in flight at which it is full, by level
+        self.shares: list[float] = []
         self.accept(terms, key)
+
+    def set_cap(self, cap: float, shares: list[float]) -> None:
+        """How much may be in flight, and how much of that each level may fill."""
+        self.cap = cap
+        self.shares = shares
+        self.rooms = [max(1.0, cap * share) for share in shares]
 
     def start_slowly(self) -> None:
         """With an objective to keep, find the cap from below."""
@@ -66,9 +74,8 @@ class Engine:
         """First lines of a request, up to where its own headers begin."""
         return method + b" " + self.base.encode() + path + self.head
 
-    def free_link(self) -> "Link | None":
+    def free_link(self, now_s: float) -> "Link | None":
         """A connection that is ready, the one used last first."""
-        now_s = monotonic()
         while self.idle:
             link = self.idle.pop()
             if link.transport is not None:

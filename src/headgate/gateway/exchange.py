@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from headgate.gateway import heads, stream
 from headgate.gateway.errors import Problem
+from headgate.gateway.wheel import NEVER
 from headgate.ledger.prices import price_nano
 from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
 
@@ -37,94 +38,51 @@ READ, WAITING, SENT, HELD, OVER = range(5)
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = (
-        "account",
-        "ask",
-        "attempts",
-        "began_s",
-        "body",
-        "body_max",
-        "chunked_out",
-        "content_type",
-        "door",
-        "engine",
-        "est_input",
-        "est_output",
-        "events",
-        "first_byte_s",
-        "front",
-        "head_read",
-        "head_sent",
-        "headers",
-        "id",
-        "keep_alive",
-        "keep_usage",
-        "lane",
-        "last_usage",
-        "link",
-        "method",
-        "noted",
-        "order",
-        "parts",
-        "passed_on",
-        "path",
-        "query",
-        "queued_s",
-        "relay",
-        "reservation",
-        "slot",
-        "state",
-        "status",
-        "streams",
-        "strip",
-        "tail",
-        "uploading",
-        "wall_s",
-    )
+    # What most requests never change stands here, so that making one stays cheap.
+    headers: dict[bytes, bytes]  # names in lower case
+    method = b""
+    path = b""
+    query = b""
+    head_read = False
+    keep_alive = True
+    chunked_out = True  # the client can be sent chunks
+    body = b""
+    account: "Account | None" = None
+    lane: "Lane"  # set once it is known
+    ask: "Ask | None" = None
+    order = ""  # batch and line of batch work
+    id = ""
+    wall_s = 0.0
+    reservation: "Reservation | None" = None
+    est_input = 0
+    est_output = 0
+    state = READ
+    status = 0
+    link: "Link | None" = None
+    engine: "Engine | None" = None
+    slot = False  # counted in at the engine
+    attempts = 0
+    queued_s = 0.0
+    first_byte_s = 0.0
+    streams = False
+    head_sent = False
+    relay = False  # passed on as it is, unbilled: files, batches
+    passed_on = False  # its body goes on while it comes in
+    uploading = False  # and is not complete yet
+    content_type = b""
+    strip = False  # usage in the stream that the client did not ask for
+    keep_usage = False
+    tail = b""
+    events = 0
+    noted = PROGRESS_TOKENS
+    last_usage = b""
 
     def __init__(self, front: "Front") -> None:
         self.front: Front | None = front
         self.door: Door = front.door
         self.began_s = monotonic()  # the clock the loop runs on, read finer
-        self.headers: dict[bytes, bytes]  # names in lower case
         self.parts: list[bytes] = []
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.head_read = False
-        self.keep_alive = True
-        self.chunked_out = True  # the client can be sent chunks
         self.body_max = front.door.body_max
-        self.body = b""
-        self.account: Account | None = None
-        self.state = READ
-        self.status = 0
-        self.order = ""
-        self.link: Link | None = None
-        self.engine: Engine | None = None
-        self.slot = False  # counted in at the engine
-        self.lane: Lane  # set once it is known
-        self.ask: Ask | None = None
-        self.reservation: Reservation | None = None
-        self.est_input = 0
-        self.est_output = 0
-        self.attempts = 0
-        self.queued_s = 0.0
-        self.first_byte_s = 0.0
-        self.streams = False
-        self.relay = False  # passed on as it is, unbilled: files, batches
-        self.passed_on = False  # its body goes on while it comes in
-        self.uploading = False  # and is not complete yet
-        self.content_type = b""
-        self.head_sent = False
-        self.strip = False  # usage in the stream that the client did not ask for
-        self.keep_usage = False
-        self.tail = b""
-        self.events = 0
-        self.noted = PROGRESS_TOKENS
-        self.last_usage = b""
-        self.id = ""
-        self.wall_s = 0.0
 
     # 4. Sent to an engine.
 
@@ -134,10 +92,11 @@ class Exchange:
         self.engine = engine
         self.state = SENT
         self.attempts += 1
-        self.queued_s = monotonic() - self.began_s
+        now_s = monotonic()
+        self.queued_s = now_s - self.began_s
         if self.front is not None:
-            self.front.deadline_s = door.never
-        link = engine.free_link()
+            self.front.deadline_s = NEVER
+        link = engine.free_link(now_s)
         if link is not None:
             self._ask(link)
         else:
@@ -290,7 +249,7 @@ class Exchange:
         stale = link is not None and link.used and not link.answered()
         if stale and not self.head_sent:
             # The engine closed an idle connection just as we used it: no failure of anyone's.
-            link = self.engine.free_link()
+            link = self.engine.free_link(monotonic())
             if link is not None:
                 self._ask(link)
             else:
@@ -377,6 +336,7 @@ class Exchange:
     ) -> None:
         """Answer from the door itself, without a record."""
         self.state = OVER
+        self.upload_may_go_on()
         front = self.front
         if front is not None:
             head = front.door.head(status, body, self, retry_after_s, content_type=content_type)
@@ -528,9 +488,7 @@ class Exchange:
 
     def _relay_over(self) -> None:
         self.state = OVER
-        if self.uploading:  # answered before it was all read: the rest is not wanted
-            self.keep_alive = False
-            self.upload_may_go_on()
+        self.upload_may_go_on()  # answered before it was all read: the rest is read and dropped
         front, self.front = self.front, None
         if front is not None:
             if self.chunked_out:

@@ -1,6 +1,7 @@
 """Counters and their Prometheus page. Counting is a few additions on a request's last step."""
 
-from bisect import bisect_left
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headgate.ledger.usage import Outcome
@@ -21,6 +22,17 @@ class Histogram:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.sum_s = 0.0
 
+    def add(self, seconds: Sequence[float]) -> None:
+        """Sort the values, then find each bound's place among them: few steps for many values."""
+        ordered = sorted(seconds)
+        self.sum_s += sum(ordered)
+        before = 0
+        for place, bound in enumerate(BOUNDS_S):
+            after = bisect_right(ordered, bound)
+            self.counts[place] += after - before
+            before = after
+        self.counts[-1] += len(ordered) - before
+
     def samples(self, name: str, labels: str, into: Samples) -> None:
         below = 0
         for bound, count in zip((*BOUNDS_S, "+Inf"), self.counts, strict=True):
@@ -33,12 +45,13 @@ class Histogram:
 class Stats:
     """What happened to the requests of one model, class and tier."""
 
-    __slots__ = ("cached", "fed", "first", "labels", "made", "outcomes", "queued", "took")
+    __slots__ = ("cached", "fed", "first", "labels", "made", "outcomes", "queued", "times", "took")
 
     def __init__(self, model: str, class_: str, tier: str) -> None:
         self.labels = f'model="{_quoted(model)}",class="{_quoted(class_)}",tier="{tier}"'
         self.outcomes: dict[str, int] = {}
         self.fed = self.cached = self.made = 0
+        self.times: list[tuple[float, float, float]] = []  # not yet in the histograms
         self.queued = Histogram()
         self.first = Histogram()
         self.took = Histogram()
@@ -57,15 +70,20 @@ class Stats:
         self.cached += cached
         self.made += made
         if outcome == "done":
-            for histogram, seconds in (
-                (self.queued, exchange.queued_s),
-                (self.first, exchange.first_byte_s),
-                (self.took, now_s - exchange.began_s),
-            ):
-                histogram.counts[bisect_left(BOUNDS_S, seconds)] += 1
-                histogram.sum_s += seconds
+            self.times.append((exchange.queued_s, exchange.first_byte_s, now_s - exchange.began_s))
+            if len(self.times) >= 1000:
+                self.sort_times()
+
+    def sort_times(self) -> None:
+        """Put the latest times into the histograms, many at once because that is cheaper."""
+        times, self.times = self.times, []
+        for histogram, column in zip(
+            (self.queued, self.first, self.took), zip(*times, strict=True), strict=False
+        ):
+            histogram.add(column)
 
     def samples(self, into: Samples) -> None:
+        self.sort_times()
         for outcome, count in self.outcomes.items():
             into[f'headgate_requests_total{{{self.labels},outcome="{outcome}"}}'] = count
         for kind, tokens in (("input", self.fed), ("cached", self.cached), ("output", self.made)):

@@ -46,13 +46,14 @@ def usage_of(answer: bytes) -> Tokens | None:
         usage = _usage_anywhere(answer)
     if usage is None:
         return None
-    fed = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
-    made = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    fed, made = usage.prompt_tokens, usage.completion_tokens
+    details = usage.prompt_tokens_details
     if fed is None:
-        return None
-    details = usage.prompt_tokens_details or usage.input_tokens_details
-    cached = (details.cached_tokens or 0) if details is not None else 0
-    return max(fed, 0), min(max(cached, 0), fed), max(made or 0, 0)
+        fed, made, details = usage.input_tokens, usage.output_tokens, usage.input_tokens_details
+        if fed is None or fed < 0:
+            return None
+    cached = details.cached_tokens or 0 if details is not None else 0
+    return fed, cached if 0 <= cached <= fed else fed, made or 0
 
 
 def _usage_anywhere(answer: bytes) -> _Usage | None:
