@@ -68,31 +68,19 @@ class Refusal(msgspec.Struct, frozen=True):
 class Reservation:
     """What a request holds of its tenant's limits between `reserve` and `settle`.
 
-    A plain class with slots: one is made for each request. Implementations may subclass it.
-    -1 as a limit means that there is none, and no header is sent.
+    One is made for each request: what differs from the defaults alone is set. Implementations
+    may subclass it. -1 as a limit means that there is none, and no header is sent.
     """
 
-    __slots__ = (
-        "est_tokens",
-        "limit_requests",
-        "limit_tokens",
-        "model",
-        "remaining_requests",
-        "remaining_tokens",
-        "reserved",
-        "reset_requests_s",
-        "reset_tokens_s",
-        "tenant",
-    )
+    reserved: bool = False  # inside the tenant's reserved throughput
+    limit_requests: int = -1
+    remaining_requests: int = -1
+    reset_requests_s: float = 0.0
+    limit_tokens: int = -1
+    remaining_tokens: int = -1
+    reset_tokens_s: float = 0.0
 
     def __init__(self, tenant: str, model: str, est_tokens: int) -> None:
         self.tenant = tenant
         self.model = model
         self.est_tokens = est_tokens
-        self.reserved = False  # inside the tenant's reserved throughput
-        self.limit_requests = -1
-        self.remaining_requests = -1
-        self.reset_requests_s = 0.0
-        self.limit_tokens = -1
-        self.remaining_tokens = -1
-        self.reset_tokens_s = 0.0

@@ -44,16 +44,17 @@ Asked = tuple[list[tuple[HeldRate, RateAsk]], list[tuple[HeldBudget, BudgetAsk]]
 class Held(Reservation):
     """A reservation that knows what it was taken from."""
 
-    __slots__ = ("budgets", "est_output", "est_price_nano", "slices")
+    slices: tuple[tuple[HeldRate, Slice], ...] = ()  # requests need no settling
+    budgets: list[HeldBudget] = NO_BUDGETS
 
     def __init__(
         self, tenant: str, model: str, est_tokens: int, est_output: int, est_price_nano: int
     ) -> None:
-        super().__init__(tenant, model, est_tokens)
+        self.tenant = tenant
+        self.model = model
+        self.est_tokens = est_tokens
         self.est_output = est_output
         self.est_price_nano = est_price_nano
-        self.slices: list[tuple[HeldRate, Slice]] = []  # requests need no settling
-        self.budgets: list[HeldBudget] = NO_BUDGETS
 
     def amount(self, kind: Kind) -> int:
         """How much of a rate it takes."""
@@ -150,7 +151,9 @@ class StoreLimits:
                 return self._lack_money(budgets, reservation, now_s)
         for rate in cast("list[HeldRate]", rates):
             held = rate.slice
-            amount = 1 if rate.is_requests else reservation.amount(rate.kind)
+            amount = 1
+            if not rate.is_requests:
+                amount = est_tokens if rate.is_tokens else reservation.amount(rate.kind)
             held.free -= amount
             held.used += amount
             held.last_use_s = now_s
@@ -159,7 +162,7 @@ class StoreLimits:
                 remaining = reservation.remaining_requests = rate.left + held.free
                 reservation.reset_requests_s = 60.0 - 60.0 * remaining / rate.per_min
             else:
-                reservation.slices.append((rate, held))
+                reservation.slices += ((rate, held),)
                 if rate.is_tokens and rate.is_bounded:
                     reservation.limit_tokens = rate.per_min
                     remaining = reservation.remaining_tokens = rate.left + held.free
@@ -215,9 +218,12 @@ class StoreLimits:
         self, rates: list[HeldRate], reservation: Held, now_s: float
     ) -> list[HeldRate] | Refusal | None:
         """The rates if each has room, the refusal of one that has none, None to ask first."""
+        est_tokens = reservation.est_tokens
         for rate in rates:
             held = rate.slice
-            amount = 1 if rate.is_requests else reservation.amount(rate.kind)
+            amount = 1
+            if not rate.is_requests:
+                amount = est_tokens if rate.is_tokens else reservation.amount(rate.kind)
             if (held.free < amount or now_s >= held.ends_s) and amount:
                 break
         else:

@@ -12,6 +12,7 @@ SLICE_S = SLICE_SLOTS / SLOTS_PER_S
 REFUSE_FOR_S = 0.25  # how long a refusal stands before the store is asked again
 IDLE_S = 2.0  # after which an unused part of a budget is given back
 AHEAD = 1.5  # of what the last slice was used for
+STEP = 4  # and so many times that when it was used up
 
 
 class Slice:
@@ -72,11 +73,11 @@ class HeldRate:
         """Correct what was taken from a slice to what was used in the end."""
         if used == reserved:
             return
-        if used > reserved:
-            self._change(NOW, used - reserved)
-        elif held is self.slice:
-            held.free += reserved - used
+        if held is self.slice:
+            held.free += reserved - used  # below 0 when more is owed than it has
             held.used -= reserved - used
+        elif used > reserved:
+            self._change(NOW, used - reserved)
         else:
             self._change(held.slot, used - reserved)
         if used < reserved:
@@ -98,6 +99,9 @@ class HeldRate:
             self.let_go(now_s)
         elif held is not NOTHING and held.used:
             self._ahead = int(held.used * AHEAD)
+        if self._need:
+            # The slice was too small for the demand: grow in large steps.
+            self._ahead = (self._ahead + self._unmet) * STEP
         need = self._need or min(self._ahead, 1)
         ask = RateAsk(
             self.tenant,
@@ -234,7 +238,7 @@ class HeldBudget:
             self.limit,
             need=max(0, self._need - self.free) if self._need else min(1, self._used),
             unmet=max(0, self._unmet - self.free),
-            ahead=int(self._used * AHEAD),
+            ahead=int((self._used + self._unmet) * AHEAD * (STEP if self._need else 1)),
             hold=self._hold,
         )
         self._need = self._unmet = self._hold = self._used = 0
