@@ -76,6 +76,12 @@ def node_prospect(free: Free, node: int, outlook: Outlook) -> float:
 
 
 @njit(cache=True)
+def tidy(lost: float) -> float:
+    """Rounded, so that what is equal is equal however it was summed, and the row decides."""
+    return float(np.rint(lost * 1e4) * 1e-4)
+
+
+@njit(cache=True)
 def prospect_lost(
     free: Free, node: int, pod: Pod, outlook: Outlook, now: float, room: Ints
 ) -> tuple[float, int]:
@@ -93,16 +99,16 @@ def prospect_lost(
             if wanted > 0 and room[slot] == WHOLE:
                 room[slot] = 0
                 wanted -= 1
-        return now - prospect(outlook, model, cpu, room, gpus), -1
+        return tidy(now - prospect(outlook, model, cpu, room, gpus)), -1
     least, best, seen = np.inf, -1, -1
     for slot in range(gpus):
         before = free.gpu[node, slot]
         if before >= pod.milli and before != seen:
             seen = before
             room[slot] = before - pod.milli
-            lost = now - prospect(outlook, model, cpu, room, gpus)
+            lost = tidy(now - prospect(outlook, model, cpu, room, gpus))
             room[slot] = before
-            if lost < least - 1e-9:
+            if lost < least:
                 least, best = lost, slot
     return least, best
 

@@ -240,3 +240,14 @@ def test_a_pod_of_much_cpu_lands_where_the_gpu_beside_it_keeps_enough():
     ahead = outlook(typical_pods(pods, share=1.0), MODELS, 2)
     assert choose(free, pod_at(pods, 0), ahead)[0] == 1
     assert choose(free, pod_at(pods, 1), ahead)[0] == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(some_pods, st.integers(1, 4), st.integers(1, 90))
+def test_of_nodes_where_as_much_is_lost_the_lower_row_wins(pods, gpus, cores):
+    """Nodes with more CPU than any pods can use: only rounding could tell them apart."""
+    nodes = nodes_of([(10_000 + 7 * n * cores, 4096, gpus, 0) for n in range(5)])
+    free, ahead = nodes.empty(), outlook(typical_pods(pods, share=1.0), MODELS, 4)
+    for row in range(len(pods.cpu)):
+        node, _ = choose(free, pod_at(pods, row), ahead)
+        assert node == (0 if fits(free, 0, pod_at(pods, row)) else -1)
