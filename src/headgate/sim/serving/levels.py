@@ -16,6 +16,7 @@ from headgate.model.steptime import Floats, StepModel
 from headgate.sim.serving.recorded import (
     Errors,
     calibrate,
+    factor_for,
     load_run,
     present,
     signed_errors,
@@ -62,11 +63,17 @@ class RecordedStep(msgspec.Struct):
 
 
 class Predicted(msgspec.Struct):
-    """The fit, each level's factor, and signed errors in percent on what it was not taken from."""
+    """The fit, each level's factor, and signed errors in percent on what it was not taken from.
+
+    `drift_percent` is how much slower (or, negative, faster) the engine itself was on what is
+    predicted than on what it was calibrated on: on a machine that others use, it bounds what any
+    prediction can do.
+    """
 
     engine: str
     step_error_percent: float
     scales: dict[str, float]
+    drift_percent: dict[str, float]
     errors: dict[str, Errors]
 
 
@@ -133,12 +140,14 @@ def predict_levels(folder: Path) -> Predicted:
     if not levels:
         raise InputError(f"{folder}: has no load levels; give a recording with level-* folders.")
     settings = Settings(engine.scheduler())
-    scales, errors = {}, {}
+    scales, drifts, errors = {}, {}, {}
     for path in levels:
         run = load_run(path)
         first = max(1, len(run) // CALIBRATED)
         scale = calibrate(run, model, settings, engine.kv_blocks, first)
         replayed = simulate(run, model.scaled(scale), settings, engine.kv_blocks)
         scales[path.name] = scale
+        rest = factor_for(run, model, settings, engine.kv_blocks, slice(first, None))
+        drifts[path.name] = 100.0 * (rest / scale - 1.0)
         errors[path.name] = signed_errors(run, replayed, slice(first, None))
-    return Predicted(engine.engine, formula.error_percent, scales, errors)
+    return Predicted(engine.engine, formula.error_percent, scales, drifts, errors)

@@ -154,10 +154,17 @@ def calibrate(
             f"calibrate-first is {first}, but the run has {len(run)} requests; "
             "give at least 1 and no more than there are."
         )
-    real_s = float(np.mean(run.e2e_s[:first]))
+    return factor_for(run, model, settings, kv_blocks, slice(None, first))
+
+
+def factor_for(
+    run: RecordedRun, model: StepModel, settings: Settings, kv_blocks: int, rows: slice
+) -> float:
+    """The factor on all step times that gives these requests their real mean end-to-end time."""
+    real_s = float(np.mean(run.e2e_s[rows]))
 
     def too_slow(factor: float) -> bool:
-        seen = simulate(run, model.scaled(factor), settings, kv_blocks).e2e_s[:first]
+        seen = simulate(run, model.scaled(factor), settings, kv_blocks).e2e_s[rows]
         return float(np.nanmean(seen)) > real_s
 
     return _bisect(too_slow)
