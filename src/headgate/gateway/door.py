@@ -1,11 +1,13 @@
 """One gateway process: what all its connections share, and how a request finds its way in."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import math
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -44,6 +46,8 @@ FILE_BODY_MAX = 210 * 1024 * 1024
 LANES_MAX = 20_000
 LARGE_BODY = 65_536
 INTERNAL = b"x-headgate-internal"
+PROMETHEUS = "text/plain; version=0.0.4"
+OWN = b"own"
 NOT_CACHED = "cache-control: no-cache\r\n"
 
 
@@ -64,6 +68,7 @@ class Door:
         self.fronts: set[Front] = set()
         self.lanes: dict[tuple[str, str, bytes, str | None, bool], Lane] = {}
         self._batch_accounts: dict[tuple[str, str], tuple[Tenant, Account]] = {}
+        self.siblings: list[str] = []  # sockets of the other processes on the port
         self.draining = False
         self.secret = os.environ.get("HEADGATE_INTERNAL", "").encode()
         self.admin: Engine | None = None
@@ -78,6 +83,7 @@ class Door:
 
     def adopt(self, config: settings.Config) -> None:
         """Take a config. Engines that stay keep their connections, requests their place."""
+        config = _own_share(config)
         self.config = config
         self.server = config.server
         self.body_max = int(config.server.body_max_mb * 1024 * 1024)
@@ -437,8 +443,10 @@ class Door:
                 self._health(exchange)
                 return
             if path == b"/metrics":
-                page = metrics.page(self.samples())
-                exchange.reply(200, page, "text/plain; version=0.0.4")
+                if self.siblings and exchange.query != OWN:
+                    self.spawn(self._all_metrics(exchange))
+                else:
+                    exchange.reply(200, metrics.page(self.samples()), PROMETHEUS)
                 return
         if path.startswith((b"/v1/models", *RELAYED)):
             self._with_account(exchange)
@@ -448,6 +456,15 @@ class Door:
             exchange.reply(200, b'{"batch_room":%d}' % self.batch_room())
             return
         self._no_such_address(exchange)
+
+    async def _all_metrics(self, exchange: Exchange) -> None:
+        """The metrics of all processes on the port; one that does not answer is left out."""
+        pages = await asyncio.gather(
+            *(asyncio.to_thread(fetch_metrics, path) for path in self.siblings)
+        )
+        samples = metrics.merged([self.samples(), *(metrics.read(page) for page in pages)])
+        if exchange.front is not None:
+            exchange.reply(200, metrics.page(samples), PROMETHEUS)
 
     def _page_for(self, exchange: Exchange, account: Account) -> None:
         path = exchange.path
@@ -602,6 +619,22 @@ class Door:
         print(json.dumps(line, default=str), file=sys.stderr, flush=True)
 
 
+def _own_share(config: settings.Config) -> settings.Config:
+    """The config with the engines' caps divided among the processes that share them."""
+    workers = config.server.workers
+    if workers == 1:
+        return config
+    engines = tuple(
+        msgspec.structs.replace(
+            engine,
+            in_flight_max=math.ceil(engine.in_flight_max / workers),
+            in_flight_min=math.ceil(engine.in_flight_min / workers),
+        )
+        for engine in config.engines
+    )
+    return msgspec.structs.replace(config, engines=engines)
+
+
 class RelayLane(Lane):
     """The way of requests that are passed to the admin process as they are."""
 
@@ -636,6 +669,18 @@ class RelayLane(Lane):
             framing,
             exchange.body,
         )
+
+
+def fetch_metrics(path: str) -> bytes:
+    """Another process's own metrics page; empty if it does not answer within a second. Blocks."""
+    parts = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(1.0)
+        sock.connect(path)
+        sock.sendall(b"GET /metrics?own HTTP/1.0\r\n\r\n")
+        while part := sock.recv(65_536):
+            parts.append(part)
+    return b"".join(parts).partition(b"\r\n\r\n")[2]
 
 
 class DrainPrices:

@@ -134,6 +134,31 @@ def page(samples: Samples) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
+def read(text: bytes) -> Samples:
+    """The samples of another process's page."""
+    samples: Samples = {}
+    for line in text.decode().splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    return samples
+
+
+NOT_SUMMED = ("headgate_engine_up", "headgate_engine_token_seconds")
+
+
+def merged(pages: Sequence[Samples]) -> Samples:
+    """Samples of several processes as of one: sums, but for what each measures of the same."""
+    into: Samples = {}
+    for samples in pages:
+        for name, value in samples.items():
+            if name.startswith(NOT_SUMMED):
+                into[name] = max(value, into.get(name, value))
+            else:
+                into[name] = into.get(name, 0.0) + value
+    return into
+
+
 def _family(name: str) -> str:
     bare = name.partition("{")[0]
     for suffix in ("_bucket", "_sum", "_count"):

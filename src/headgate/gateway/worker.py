@@ -40,7 +40,15 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
     await state.start()
     door.start()
     listening = listen(config.server.host, config.server.port)
-    server = await loop.create_server(lambda: Front(door), sock=listening, backlog=BACKLOG)
+    servers: list[asyncio.AbstractServer] = [
+        await loop.create_server(lambda: Front(door), sock=listening, backlog=BACKLOG)
+    ]
+    if config.server.workers > 1:
+        names = [sibling(config.server.port, n) for n in range(config.server.workers)]
+        own = socket.socket(socket.AF_UNIX)
+        own.bind(names[number])
+        servers.append(await loop.create_unix_server(lambda: Front(door), sock=own))
+        door.siblings = [name for name in names if name != names[number]]
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if path is not None:
@@ -52,9 +60,15 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     await stopped.wait()
-    server.close()
+    for server in servers:
+        server.close()
     await door.stop(config.server.drain_s)
     await state.stop()
+
+
+def sibling(port: int, number: int) -> str:
+    """The socket, in no folder, by which processes on one port read each other's metrics."""
+    return f"\0headgate-{port}-{number}"
 
 
 class _Reload:
