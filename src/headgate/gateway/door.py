@@ -24,7 +24,7 @@ from headgate.gateway.dispatch import Dispatcher, ModelRun
 from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import OVER, Exchange
-from headgate.gateway.front import Front
+from headgate.gateway.front import LARGE_BODY, Front
 from headgate.gateway.lanes import Lane
 from headgate.gateway.ports import Accounts, Limits, Meter, Prices
 from headgate.gateway.wheel import Wheel
@@ -44,7 +44,6 @@ INFERENCE = frozenset(
 RELAYED = (b"/v1/files", b"/v1/batches", b"/v1/uploads")
 FILE_BODY_MAX = 210 * 1024 * 1024
 LANES_MAX = 20_000
-LARGE_BODY = 65_536
 INTERNAL = b"x-headgate-internal"
 PROMETHEUS = "text/plain; version=0.0.4"
 OWN = b"own"
@@ -193,8 +192,16 @@ class Door:
             exchange.body_max = max(self.body_max + 1, FILE_BODY_MAX)
         if size > exchange.body_max:
             raise Problem(413, None, f"The request's body is over {exchange.body_max} bytes.")
-        if size > LARGE_BODY and INTERNAL not in exchange.headers:
-            self._key(exchange)  # nobody without any key sends much
+        if size > LARGE_BODY:
+            self.vouch(exchange)
+
+    def vouch(self, exchange: Exchange) -> None:
+        """Nobody without a valid key may send much: 401 before the body is read."""
+        exchange.vouched = True
+        if INTERNAL in exchange.headers:
+            self._internal(exchange)
+        elif self.accounts.lookup(self._key(exchange)) is None:
+            raise Problem(401, "invalid_api_key", "The API key is not known or was revoked.")
 
     def upload(self, exchange: Exchange) -> bool:
         """Pass a file on while it is still coming in; False if it must be read wholly first."""

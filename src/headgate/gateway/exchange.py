@@ -67,6 +67,7 @@ class Exchange:
     streams = False
     head_sent = False
     relay = False  # passed on as it is, unbilled: files, batches
+    vouched = False  # its key has been looked up before its body is read
     passed_on = False  # its body goes on while it comes in
     uploading = False  # and is not complete yet
     content_type = b""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Account
 
 PIPELINED_MAX = 16
+LARGE_BODY = 65_536
 UPLOAD_TIMES = 10  # a file may take so many times as long as another body
 HEADERS_MAX = 100
 HIGH_WATER_BYTES = 256 * 1024
@@ -232,6 +233,8 @@ class Front(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > reading.body_max:
             raise Problem(413, None, f"The request's body is over {reading.body_max} bytes.")
+        if self._body_bytes > LARGE_BODY and not reading.vouched:
+            self.door.vouch(reading)
         if reading.uploading:
             reading.upload(body)
         else:
@@ -255,6 +258,8 @@ class Front(asyncio.Protocol):
             raise Problem(429, None, f"More than {PIPELINED_MAX} requests wait on one connection.")
         else:
             self.pending.append(reading)
+            if self._body_bytes > LARGE_BODY and self.transport is not None:
+                self.transport.pause_reading()  # one large body in waiting is enough
 
     def _read_late(self, data: bytes) -> None:
         """Read the body of a request that offers an upgrade.
@@ -308,6 +313,8 @@ class Front(asyncio.Protocol):
 
     def _next(self) -> None:
         if self.active is None and self.pending and not self.closing:
+            if self.transport is not None:
+                self.transport.resume_reading()
             self._start(self.pending.popleft())
 
     def _start(self, exchange: Exchange) -> None:

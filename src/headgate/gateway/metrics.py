@@ -130,7 +130,7 @@ def page(samples: Samples) -> bytes:
         if current != family:
             family = current
             lines.append(f"# TYPE {family} {_type(family)}")
-        lines.append(f"{name} {value:g}" if value != int(value) else f"{name} {int(value)}")
+        lines.append(f"{name} {value!r}" if value != int(value) else f"{name} {int(value)}")
     return "\n".join(lines).encode() + b"\n"
 
 

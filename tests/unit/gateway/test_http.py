@@ -104,6 +104,19 @@ def test_sizes_are_bounded():
     run(story)
 
 
+def test_nobody_without_a_valid_key_may_send_much():
+    async def story():
+        async with house() as h:
+            large = b"content-length: 1000000\r\n"
+            stranger = post(large, body=b"").replace(KEY.encode(), b"sk-nobody")
+            assert (await h.raw(stranger)).status == 401
+            chunks = post(CHUNKED, body=b"186a0\r\n" + b"a" * 100_000)
+            stranger = chunks.replace(KEY.encode(), b"sk-nobody")
+            assert (await h.raw(stranger)).status == 401
+
+    run(story)
+
+
 def test_a_request_that_trickles_in_is_given_up():
     async def story():
         async with house("[server]\nheader_timeout_s=0.4\nbody_timeout_s=0.4\n") as h:
