@@ -171,6 +171,41 @@ def test_no_engine_at_all_is_503_after_a_short_wait_not_a_hang():
     run(story)
 
 
+def test_a_responses_stream_is_billed_by_the_counts_in_its_last_event():
+    def responds(transport, data):
+        assert b"stream_options" not in data
+        last = (
+            b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":'
+            b'{"input_tokens":9,"output_tokens":4,"input_tokens_details":{"cached_tokens":3}}}}\n\n'
+        )
+        first = b'event: response.created\ndata: {"type":"response.created","response":{}}\n\n'
+        transport.write(STREAM_HEAD + chunk(first) + chunk(last) + b"0\r\n\r\n")
+
+    async def story():
+        async with house() as h:
+            await sick(h, responds)
+            answer = await h.ask("/v1/responses", model="m", input="hello", stream=True)
+            assert b"response.completed" in answer.body
+            (record,) = h.meter.records
+            assert (record.input_tokens, record.cached_tokens, record.output_tokens) == (9, 3, 4)
+            assert record.endpoint == "responses"
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_embeddings_are_billed_by_their_prompt():
+    async def story():
+        async with house() as h:
+            answer = await h.ask("/v1/embeddings", model="m", input=["hello there", "you"])
+            assert len(answer.json()["data"]) == 2
+            (record,) = h.meter.records
+            assert record.input_tokens == answer.json()["usage"]["prompt_tokens"]
+            assert record.output_tokens == 0
+
+    run(story)
+
+
 def test_an_answer_in_bytes_of_one_arrives_whole():
     body = json.dumps(
         {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
