@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headgate.kernels import placement_board, placement_published
 from headgate.kernels.placement import WHOLE, Free, Pod, Pods, fits, give_back, pod_at, take
 from headgate.kernels.placement_mix import cpu_rank, usable
-from headgate.kernels.placement_prospect import choose, node_prospect
+from headgate.kernels.placement_prospect import choose, node_prospect, prospect_lost
 from headgate.policy.placement.mix import TypicalPods, fold, typical_pods
 from headgate.policy.placement.nodes import Nodes
 from headgate.policy.placement.outlook import board, outlook, shapes_of
@@ -242,12 +242,16 @@ def test_a_pod_of_much_cpu_lands_where_the_gpu_beside_it_keeps_enough():
     assert choose(free, pod_at(pods, 1), ahead)[0] == 0
 
 
-@settings(deadline=None, max_examples=30)
-@given(some_pods, st.integers(1, 4), st.integers(1, 90))
-def test_of_nodes_where_as_much_is_lost_the_lower_row_wins(pods, gpus, cores):
-    """Nodes with more CPU than any pods can use: only rounding could tell them apart."""
-    nodes = nodes_of([(10_000 + 7 * n * cores, 4096, gpus, 0) for n in range(5)])
-    free, ahead = nodes.empty(), outlook(typical_pods(pods, share=1.0), MODELS, 4)
-    for row in range(len(pods.cpu)):
-        node, _ = choose(free, pod_at(pods, row), ahead)
-        assert node == (0 if fits(free, 0, pod_at(pods, row)) else -1)
+@pytest.mark.parametrize("idle", [(4, 3, 2, 1), (1, 2, 3, 4), (3, 4, 1, 2)])
+def test_of_nodes_where_as_much_is_lost_the_lower_row_wins(idle):
+    """An idle GPU is worth the same beside one idle GPU or three; only rounding says otherwise."""
+    free = nodes_of([(10_000, 4096, gpus, 0) for gpus in idle]).empty()
+    pods = pods_of([(1, 1, 1, 700, ANY)] * 3 + [(1, 1, 1, 310, ANY)] * 4 + [(1, 1, 0, 0, ANY)] * 19)
+    ahead = outlook(typical_pods(pods, share=1.0), MODELS, 4)
+    room = np.empty(4, dtype=np.int64)
+    lost = {
+        prospect_lost(free, n, pod_at(pods, 0), ahead, node_prospect(free, n, ahead), room)[0]
+        for n in range(4)
+    }
+    assert len(lost) == 1
+    assert choose(free, pod_at(pods, 0), ahead)[0] == 0
