@@ -61,7 +61,9 @@ class Scheduler:
         """KV blocks that an admission must leave free."""
         return 0 if self.profile == "vllm-v1" else int(self.watermark * kv_blocks)
 
-    def rules(self, levels: int = 1, yields: bool = False, walk: bool = False) -> Rules:
+    def rules(
+        self, levels: int = 1, yields: bool = False, walk: bool = False, weigh: bool = True
+    ) -> Rules:
         """The profile as the kernel's numbers."""
         vllm = self.profile == "vllm-v1"
         return Rules(
@@ -76,6 +78,7 @@ class Scheduler:
             keep_prefix=1 if vllm and self.prefix_caching else 0,
             calm=1 if vllm else 0,
             yields=1 if yields else 0,
+            weigh=1 if weigh else 0,
             walk=1 if walk else 0,
             ahead=1 if vllm and self.plan_ahead else 0,
         )

@@ -117,6 +117,7 @@ class Rules(NamedTuple):
     keep_prefix: int  # 1: what is left of a preempted sequence's blocks is found again
     calm: int  # 1: no admission in an iteration that preempted
     yields: int  # 1: less urgent sequences are preempted to admit a more urgent request
+    weigh: int  # 1: the replicas' backlogs in seconds are kept, for routing that looks at them
     walk: int  # 1: no iteration is skipped, to be held against skipping
     ahead: int  # 1: an iteration is planned when the one before it starts, not when that ends
 

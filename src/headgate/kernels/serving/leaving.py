@@ -82,7 +82,7 @@ def cancel(
     books.windows[window_of(books, at_s), group, W_CANCELLED] += 1
     if unlink(fleet, rules, r, row):
         fleet.rep[r, OUTSTANDING] -= 1
-        fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+        fleet.repf[r, BACKLOG] -= work_s(fleet, rules, tables, r, row)
         drop_row(fleet, row)
         first = first_waiting(fleet, rules, r, at_s)
         if first >= 0:
@@ -191,5 +191,5 @@ def settle(fleet: Fleet, rules: Rules, tables: Tables, books: Books, row: int, a
     advance(fleet, rules, tables, books, target, at_s)
     put_back(fleet, rules, target, row)
     rep[target, OUTSTANDING] += 1
-    fleet.repf[target, BACKLOG] += work_s(fleet, tables, target, row)
+    fleet.repf[target, BACKLOG] += work_s(fleet, rules, tables, target, row)
     look_again(fleet, rules, tables, target, row, at_s)

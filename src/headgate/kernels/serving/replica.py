@@ -93,8 +93,11 @@ def drop_row(fleet: Fleet, row: int) -> None:
 
 
 @inlined
-def work_s(fleet: Fleet, tables: Tables, r: int, row: int) -> float:
-    """What a request is expected to take of replica r, in seconds of a busy replica's time."""
+def work_s(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> float:
+    """What a request is expected to take of replica r, in seconds of a busy replica's time; 0 where
+    no routing asks."""
+    if rules.weigh == 0:
+        return 0.0
     m = fleet.rep[r, MODEL] & SMALL
     asked = fleet.reqf[row, ASKED]
     prompt = fleet.req[row, PREFILL] + fleet.req[row, DECODE] - asked
@@ -116,7 +119,7 @@ def finish(
         rep[r, FREED] += freed
         rep[r, HELD] -= 1
     rep[r, OUTSTANDING] -= 1
-    fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+    fleet.repf[r, BACKLOG] -= work_s(fleet, rules, tables, r, row)
     record(fleet, books, r, row, now_s)
     drop_row(fleet, row)
 
@@ -176,7 +179,7 @@ def sweep(fleet: Fleet, rules: Rules, tables: Tables, r: int) -> None:
         rep[r, FREED] += freed
         rep[r, HELD] -= 1
         rep[r, OUTSTANDING] -= 1
-        fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+        fleet.repf[r, BACKLOG] -= work_s(fleet, rules, tables, r, row)
         drop_row(fleet, row)
     rebuild(fleet, rules, r, kept)
     rep[r, LEFT] = 0
@@ -229,7 +232,7 @@ def refuse(
     pop_waiting(fleet, rules, r, (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
     rep[r, OUTSTANDING] -= 1
     books.windows[window_of(books, now_s), req[row, KIND] & LOW_BITS, W_REFUSED] += 1
-    fleet.repf[r, BACKLOG] -= work_s(fleet, tables, r, row)
+    fleet.repf[r, BACKLOG] -= work_s(fleet, rules, tables, r, row)
     drop_row(fleet, row)
 
 
@@ -409,7 +412,7 @@ def arrive(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int) -> None
     fleet.req[row, KIND] |= r << REPLICA_SHIFT
     push_waiting(fleet, rules, r, row)
     fleet.rep[r, OUTSTANDING] += 1
-    fleet.repf[r, BACKLOG] += work_s(fleet, tables, r, row)
+    fleet.repf[r, BACKLOG] += work_s(fleet, rules, tables, r, row)
     look_again(fleet, rules, tables, r, row, fleet.reqf[row, ARRIVED])
 
 

@@ -44,6 +44,7 @@ from headgate.sim.serving.workload import Workload
 __all__ = ["DOWN", "DRAINING", "ROUTINGS", "UP", "Settings", "SimulatedService"]
 
 ROUTINGS = ("round-robin", "least-outstanding", "least-expected", "prefix", "rule")
+BY_WORK = ("least-expected", "prefix", "rule")  # what looks at expected work
 MOST_PREFIX_BYTES = 2 << 30
 MOST_ROWS = 1 << at.ROW_BITS
 
@@ -102,7 +103,8 @@ class SimulatedService:
                 "give the number of blocks that the engine reports."
             )
         self.settings = settings
-        self.rules = scheduler.rules(settings.levels, settings.yields, settings.walk)
+        weigh = settings.routing in BY_WORK
+        self.rules = scheduler.rules(settings.levels, settings.yields, settings.walk, weigh)
         self.tables = stack(models, scheduler.chunk, scheduler.batch_cap)
         self.fleet = _empty_fleet(self.rules, usable, model_of, rows)
         blocks = self.fleet.rep[:, at.BLOCKS]
