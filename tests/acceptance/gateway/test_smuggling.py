@@ -5,6 +5,7 @@ CL.TE, TE.CL, TE.TE, CL.CL, bare CR and LF, malformed chunks, absolute targets, 
 """
 
 import json
+from collections.abc import Iterator
 
 import pytest
 from tests.acceptance.gateway.raw import exchange, request
@@ -171,3 +172,42 @@ def test_a_body_that_is_itself_a_request_stays_a_body(door, engine):
     got = exchange(door.port, outer + HIDDEN, answers=1)
     assert got.statuses == [400]
     assert len(engine.requests) == before
+
+
+MOST = 60_000_000  # bytes that are offered; networks hold a few million on their way
+
+
+def endless(start: bytes, piece: bytes, sent: list[int]) -> Iterator[bytes]:
+    """A request that goes on and on; `sent` learns how far it came."""
+    yield start
+    while sum(sent) < MOST:
+        yield piece
+        sent.append(len(piece))
+
+
+TOO_MUCH = {
+    "one header": (431, b"POST /v1/models HTTP/1.1\r\nX: ", b"a" * 4096),
+    "many headers": (431, b"POST /v1/models HTTP/1.1\r\n", b"X-%d: a\r\n" % 7 * 400),
+    "an address": (414, b"GET /", b"a" * 4096),
+    "a body in chunks without a key": (
+        401,
+        head(TE).replace(KEY, b"hg-nobody"),
+        b"4000\r\n" + b"a" * 0x4000 + b"\r\n",
+    ),
+    "a body without a key": (
+        401,
+        head(b"Content-Length: 20000000").replace(KEY, b"hg-nobody"),
+        b"a" * 0x4000,
+    ),
+    "a body": (413, head(b"Content-Length: 900000000"), b"a" * 0x4000),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_too_much_of_anything_is_refused_long_before_its_end(door, name):
+    status, start, piece = TOO_MUCH[name]
+    sent: list[int] = []
+    got = exchange(door.port, endless(start.replace(KEY, door.key.encode()), piece, sent))
+    # A client that is still sending may find the connection reset before it has read why.
+    assert got.statuses in ([status], [])
+    assert sum(sent) < MOST / 2
