@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headgate.gateway.door import Door
 
 PACE_S = 0.25  # how often caps follow the engines' measured pace
-RATE_MEMORY_S = 10.0  # of the completion rate that waits are guessed from
+LEARNT = 0.05  # weight of the latest in the mean time at an engine
 PROBE_S = 1.0
 DOWN_AFTER = 3  # failed probes; a refused connection counts at once
 NO_ENGINE_PATIENCE_S = 10.0
@@ -30,9 +30,20 @@ class ModelRun:
         self.engines = engines
         self.queue: OrderedQueue[Exchange] = OrderedQueue(levels)
         self.prefixes = Prefixes() if len(engines) > 1 else None
-        self.done = 0
-        self.done_per_s = 0.0
+        self.service_s = 0.0  # mean time at an engine, of late; 0 until one is done
         self.created_s = 0
+
+    def wait_s(self, ahead: int) -> float:
+        """How long until so many that wait have begun, by Little's law; 0 if nothing is known."""
+        running = sum(engine.in_flight for engine in self.engines)
+        return ahead * self.service_s / running if running else 0.0
+
+    def learn(self, took_s: float) -> None:
+        """Take one more time at an engine into the mean."""
+        if self.service_s:
+            self.service_s += LEARNT * (took_s - self.service_s)
+        else:
+            self.service_s = took_s
 
     def alive(self) -> bool:
         return any(not engine.down for engine in self.engines)
@@ -49,7 +60,6 @@ class Dispatcher:
         self.batch_level = 0
         self.evicted = 0
         self.retried = 0
-        self._rate_at_s = 0.0
 
     # What an exchange asks for.
 
@@ -86,7 +96,6 @@ class Dispatcher:
         engine = exchange.engine
         assert engine is not None
         lane = exchange.lane
-        lane.model.done += 1
         self._give_back(exchange)
         if lane.model.queue.waiting or len(engine.models) > 1:
             self.pump(engine)
@@ -120,10 +129,7 @@ class Dispatcher:
 
     def drain_s(self) -> float:
         """How long the longest queue would take to empty at the present rate."""
-        return max(
-            (m.queue.waiting / m.done_per_s for m in self.models.values() if m.done_per_s > 0.0),
-            default=0.0,
-        )
+        return max((m.wait_s(m.queue.waiting) for m in self.models.values()), default=0.0)
 
     def pump(self, engine: Engine) -> None:
         """Fill an engine's free slots from the queues of its models, highest level first."""
@@ -223,18 +229,16 @@ class Dispatcher:
             exchange.front.patience(max(until_s, exchange.began_s + lane.patience_s))
 
     def _wait_s(self, exchange: Exchange) -> float:
-        """Roughly how long a new request would wait, from what is ahead of it and the rate.
+        """Roughly how long a new request would wait, from what is ahead of it.
 
         Inside a level a tenant waits behind its own requests and its turns, not behind all.
         """
         lane = exchange.lane
         model = lane.model
-        if model.done_per_s <= 0.0:
-            return 0.0
         rings = model.queue.rings
         ahead = sum(len(ring) for ring in rings[: lane.level])
         ahead += rings[lane.level].ahead_of(lane.tenant)
-        return ahead / model.done_per_s
+        return model.wait_s(ahead)
 
     def _next_model(self, engine: Engine) -> tuple[ModelRun | None, int]:
         best: ModelRun | None = None
@@ -273,7 +277,7 @@ class Dispatcher:
     # What is done now and then.
 
     async def look_after(self) -> None:
-        """Follow the engines' pace and rates, and keep queues moving, until cancelled."""
+        """Follow the engines' pace and keep queues moving, until cancelled."""
         loop = self.door.loop
         last_s = loop.time()
         while True:
@@ -281,12 +285,6 @@ class Dispatcher:
             now_s = loop.time()
             for engine in self.engines.values():
                 self._follow_pace(engine, now_s - last_s)
-            for model in self.models.values():
-                keep = 0.5 ** ((now_s - last_s) / RATE_MEMORY_S * 4)
-                model.done_per_s = keep * model.done_per_s + (1 - keep) * model.done / (
-                    now_s - last_s
-                )
-                model.done = 0
             last_s = now_s
             self.pump_all()
 

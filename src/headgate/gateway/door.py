@@ -145,7 +145,7 @@ class Door:
             model.created_s = created_s
             before = old.get(terms.name)
             if before is not None:
-                model.done_per_s, model.created_s = before.done_per_s, before.created_s
+                model.service_s, model.created_s = before.service_s, before.created_s
             for engine in engines:
                 engine.models.append(model)
             dispatcher.models[terms.name] = model

@@ -136,9 +136,12 @@ class Lane:
             self.model.queue.rings[self.level].charge(
                 self.tenant, used - exchange.est_input - exchange.est_output
             )
-            if made and not exchange.streams and outcome == "done":
-                exchange.engine.plain_s += now_s - exchange.began_s - exchange.queued_s
-                exchange.engine.plain_tokens += made
+            if outcome == "done":
+                took_s = now_s - exchange.began_s - exchange.queued_s
+                self.model.learn(took_s)
+                if made and not exchange.streams:
+                    exchange.engine.plain_s += took_s
+                    exchange.engine.plain_tokens += made
         self.stats.count(exchange, outcome, fed, cached, made, now_s)
 
 

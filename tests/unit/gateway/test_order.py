@@ -114,6 +114,25 @@ def test_patience_ends_in_429_with_a_time_to_come_back():
     run(story)
 
 
+def test_what_cannot_be_served_in_time_is_refused_at_once_and_idleness_is_no_reason_to():
+    async def story():
+        config = '[[classes]]\nname="default"\npatience_s=1.0\n'
+        async with house(config, engine_terms=ONE_AT_A_TIME) as h:
+            model = h.door.dispatcher.models["m"]
+            await h.ask(**chat(max_tokens=2))
+            # A burst after a long silence: each is short, so all are taken.
+            answers = await asyncio.gather(*(h.ask(**chat(max_tokens=2)) for _ in range(10)))
+            assert {a.status for a in answers} == {200}
+            # Twenty that take half a second each do not fit into a second's patience.
+            model.service_s = 0.5
+            burst = [asyncio.create_task(h.ask(**chat(max_tokens=50))) for _ in range(20)]
+            statuses = [a.status for a in await asyncio.gather(*burst)]
+            assert statuses.count(429) >= 10
+            assert 200 in statuses
+
+    run(story)
+
+
 def test_a_client_that_leaves_the_queue_leaves_its_place_and_a_record():
     async def story():
         async with house(engine_terms=ONE_AT_A_TIME) as h:

@@ -116,7 +116,8 @@ def running(
             start_new_session=True,
         )
     try:
-        wait_until_ready(port, process, folder / f"{name}.log")
+        path = "/health/liveliness" if name == "litellm" else "/health"
+        wait_until_ready(port, process, folder / f"{name}.log", path)
         yield Running(name, port, process, folder=folder)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -128,7 +129,9 @@ def running(
             process.wait()
 
 
-def wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(
+    port: int, process: subprocess.Popen[bytes], log: Path, path: str = "/health"
+) -> None:
     until_s = time.monotonic() + READY_S
     while time.monotonic() < until_s:
         if process.poll() is not None:
@@ -136,12 +139,12 @@ def wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> 
             raise InputError(f"{log.stem} ended with status {process.returncode}: {tail}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-            connection.request("GET", "/health")
+            connection.request("GET", path)
             status = connection.getresponse().status
             connection.close()
             if status < 500:
                 return
-        time.sleep(0.005)
+        time.sleep(0.01)
     raise InputError(f"{log.stem} did not answer within {READY_S:.0f} s; see {log}.")
 
 
