@@ -83,7 +83,11 @@ def replay(
     found["routing"], found["profile"] = routing, profile
     show(found)
     if requests_out:
-        write_requests(replayed, requests_out)
+        try:
+            write_requests(replayed, requests_out)
+        except OSError as error:
+            said = error.strerror or "no such folder"
+            raise InputError(f"{requests_out}: cannot be written ({said}).") from None
     if json_file:
         write_json(json_file, found)
 

@@ -31,10 +31,10 @@ class Scheduler:
                 f"profile is {self.profile!r}, which is not known; choose one of "
                 f"{', '.join(PROFILES)}."
             )
-        for name, least in (("chunk", 1), ("batch_cap", 1), ("block_tokens", 1)):
-            if getattr(self, name) < least:
+        for name, most in (("chunk", 1 << 20), ("batch_cap", 1 << 16), ("block_tokens", 1 << 12)):
+            if not 1 <= getattr(self, name) <= most:
                 raise InputError(
-                    f"{name} is {getattr(self, name)}, which must be at least {least}; "
+                    f"{name} is {getattr(self, name)}, which must be from 1 to {most}; "
                     "give the engine's own setting."
                 )
         if self.block_tokens & (self.block_tokens - 1):

@@ -46,6 +46,7 @@ __all__ = ["DOWN", "DRAINING", "ROUTINGS", "UP", "Settings", "SimulatedService"]
 ROUTINGS = ("round-robin", "least-outstanding", "least-expected", "prefix", "rule")
 BY_WORK = ("least-expected", "prefix", "rule")  # what looks at expected work
 MOST_PREFIX_BYTES = 2 << 30
+MOST_REPLICAS = 1 << 16
 MOST_ROWS = 1 << at.ROW_BITS
 
 
@@ -92,8 +93,8 @@ class SimulatedService:
         rows: int = 1 << 14,
     ) -> None:
         """`model_of[r]` is the row in `models` of replica r; all have the first if it is None."""
-        if replicas < 1:
-            raise InputError(f"replicas is {replicas}, which must be at least 1.")
+        if not 1 <= replicas <= MOST_REPLICAS:
+            raise InputError(f"replicas is {replicas}, which must be from 1 to {MOST_REPLICAS}.")
         scheduler = settings.scheduler
         usable = np.broadcast_to(np.asarray(kv_blocks, np.int64), replicas)
         usable = np.array([scheduler.usable(int(blocks)) for blocks in usable])
