@@ -10,6 +10,8 @@ from headgate.sim.serving.levels import predict_levels
 
 pytestmark = pytest.mark.engine
 
+WITHIN_PERCENT = 10.0
+
 
 def test_load_levels_of_a_live_vllm_are_predicted_from_its_grid(
     vllm_installed: None, tmp_path: Path
@@ -18,9 +20,11 @@ def test_load_levels_of_a_live_vllm_are_predicted_from_its_grid(
     recording.record(tmp_path, setup, loads=[0.4, 0.7], requests=90, seed=11)
     found = predict_levels(tmp_path)
     assert set(found.errors) == {"level-0.4", "level-0.7"}
-    for level, errors in found.errors.items():
+    steady = {k: e for k, e in found.errors.items() if abs(found.drift_percent[k]) < WITHIN_PERCENT}
+    if not steady:
+        pytest.skip(f"the engine's own speed drifted: {found.drift_percent} %; use a quiet machine")
+    for level, errors in steady.items():
         # No prediction can do better than the engine agrees with itself.
-        bound = 10.0 + abs(found.drift_percent[level])
-        for measure in ("tpot", "e2e"):
+        bound = WITHIN_PERCENT + abs(found.drift_percent[level])
+        for measure in ("ttft", "tpot", "e2e"):
             assert abs(errors[measure]["mean"]) < bound, (level, measure, found)
-        assert abs(errors["ttft"]["mean"]) < 2 * bound, (level, found)
