@@ -104,6 +104,7 @@ class StoreLimits:
         self._lacking: dict[HeldRate | HeldBudget, None] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._wake: asyncio.Event | None = None
+        self._exchanging = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._unanswered: tuple[asyncio.Future[Answers], Asked] | None = None
         self._seen_s = -SEEN_EVERY_S
@@ -157,6 +158,9 @@ class StoreLimits:
             held.free -= amount
             held.used += amount
             held.last_use_s = now_s
+            if held.free < held.used and not rate.fetching:
+                rate.fetching = True
+                self._fetch(rate)
             if rate.is_requests:
                 reservation.limit_requests = rate.per_min
                 remaining = reservation.remaining_requests = rate.left + held.free
@@ -169,8 +173,17 @@ class StoreLimits:
                     reservation.reset_tokens_s = 60.0 - 60.0 * remaining / rate.per_min
         for budget in budgets:
             budget.use(est_price_nano if budget.is_money else est_tokens, now_s)
+            if budget.free < budget.used and not budget.fetching:
+                budget.fetching = True
+                self._fetch(budget)
         reservation.budgets = budgets
         return reservation
+
+    def _fetch(self, held: HeldRate | HeldBudget) -> None:
+        """Ask for more before what is held is used up."""
+        self._lacking[held] = None
+        if self._wake is not None:
+            self._wake.set()
 
     async def lease(self, account: Account, model: str) -> None:
         assert self._wake is not None
@@ -288,8 +301,10 @@ class StoreLimits:
         assert self._wake is not None
         all_told_s = 0.0
         while True:
+            # Not wait_for: until Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), EXCHANGE_S)
+                async with asyncio.timeout(EXCHANGE_S):
+                    await self._wake.wait()
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
             lacking, self._lacking = self._lacking, {}
@@ -309,6 +324,10 @@ class StoreLimits:
 
     async def exchange(self, held: list[HeldRate | HeldBudget] | None = None) -> None:
         """Tell the store what was used and ask it for what is lacking; all that is held if None."""
+        async with self._exchanging:
+            await self._exchange(held)
+
+    async def _exchange(self, held: list[HeldRate | HeldBudget] | None) -> None:
         now_s = self._monotonic()
         if held is None:
             self._forget(now_s)
@@ -331,6 +350,7 @@ class StoreLimits:
         rates = [ask for _, ask in asked[0]]
         budgets = [ask for _, ask in asked[1]]
         if self._unanswered is not None and not self._heard():
+            _restore(asked)
             return self._alone(asked)
         answer = self._in_thread(lambda: self._grants.take(self._holder, rates, budgets))
         await asyncio.wait([answer], timeout=ANSWER_S)

@@ -12,7 +12,8 @@ SLICE_S = SLICE_SLOTS / SLOTS_PER_S
 REFUSE_FOR_S = 0.25  # how long a refusal stands before the store is asked again
 IDLE_S = 2.0  # after which an unused part of a budget is given back
 AHEAD = 1.5  # of what the last slice was used for
-STEP = 4  # and so many times that when it was used up
+SHORTEST_S = 0.05  # over which a pace is taken
+STEP = 4  # of what could not be met
 
 
 class Slice:
@@ -45,6 +46,7 @@ class HeldRate:
         self.is_bounded = rate.per_min < UNBOUNDED
         self.slice = NOTHING
         self.left = 0  # of the minute, beyond the slice, when last heard
+        self.fetching = False  # the next slice has been asked for
         self.refused: Grant | None = None
         self.refused_need = 0
         self._refused_until_s = 0.0
@@ -69,6 +71,11 @@ class HeldRate:
             self._need = self._unmet = 0
         return refused
 
+    def _is_running_out(self, now_s: float) -> bool:
+        """Whether the next slice should be fetched before this one is used up, or ends."""
+        held = self.slice
+        return held.used > 0 and (held.free < held.used or now_s > held.ends_s - SLICE_S / 2)
+
     def settle(self, held: Slice, reserved: int, used: int) -> None:
         """Correct what was taken from a slice to what was used in the end."""
         if used == reserved:
@@ -89,19 +96,22 @@ class HeldRate:
         return bool(
             self._need
             or self._book
-            or (held is not NOTHING and (now_s >= held.ends_s or held.free * 4 < held.used))
+            or (held is not NOTHING and (now_s >= held.ends_s or self._is_running_out(now_s)))
         )
 
     def ask(self, now_s: float) -> RateAsk:
         """What to ask the store; the slice is let go when it is of no more use."""
         held = self.slice
-        if held is not NOTHING and (self._need or now_s >= held.ends_s):
-            self.let_go(now_s)
-        elif held is not NOTHING and held.used:
-            self._ahead = int(held.used * AHEAD)
+        if held is not NOTHING:
+            # What the next slice will be used for, at the pace of this one.
+            began_s = held.ends_s - SLICE_S
+            pace = held.used / max(min(now_s, held.ends_s) - began_s, SHORTEST_S)
+            self._ahead = int(pace * SLICE_S * AHEAD)
+            if self._need or now_s >= held.ends_s:
+                self.let_go(now_s)
         if self._need:
             # The slice was too small for the demand: grow in large steps.
-            self._ahead = (self._ahead + self._unmet) * STEP
+            self._ahead += self._unmet * STEP
         need = self._need or min(self._ahead, 1)
         ask = RateAsk(
             self.tenant,
@@ -119,6 +129,7 @@ class HeldRate:
 
     def learn(self, ask: RateAsk, answer: RateAnswer, asked_s: float, now_s: float) -> None:
         given = answer.grant
+        self.fetching = False
         if given.amount:
             if self.slice is not NOTHING:
                 self.let_go(now_s)
@@ -163,7 +174,6 @@ class HeldRate:
         self._change(held.slot, -held.free - held.used)
         if held.used:
             self._change(used_slot, held.used)
-            self._ahead = int(held.used * AHEAD) if now_s - last_use_s < SLICE_S else 0
         held.slot = used_slot
 
     def _change(self, slot: int, change: int) -> None:
@@ -184,10 +194,11 @@ class HeldBudget:
         self.period = period
         self.left = limit  # for all gateways, beyond what this one holds, when last heard
         self.free = 0
-        self._used = 0  # since the store was last asked
+        self.used = 0  # since the store was last asked
         self._last_use_s = 0.0
         self._refused_until_s = 0.0
         self._refused_need = 0
+        self.fetching = False  # more has been asked for
         self.known = False  # whether the store has been asked once
         self._need = 0
         self._unmet = 0
@@ -209,43 +220,43 @@ class HeldBudget:
 
     def use(self, amount: int, now_s: float) -> None:
         self.free -= amount
-        self._used += amount
+        self.used += amount
         self._last_use_s = now_s
 
     def settle(self, reserved: int, used: int) -> None:
         self.free += reserved - used
-        self._used += used - reserved
+        self.used += used - reserved
 
     def let_go(self, now_s: float) -> None:
         """Give back what is free, or hold what was overdrawn."""
         self._hold -= self.free
         self.free = 0
-        self._used = 0
+        self.used = 0
 
     def wants(self, now_s: float) -> bool:
         idle = self.free > 0 and now_s - self._last_use_s > IDLE_S
-        return bool(self._need or self._hold or self.free < 0 or idle or self.free * 4 < self._used)
+        return bool(self._need or self._hold or self.free < 0 or idle or self.free < self.used)
 
     def ask(self, now_s: float) -> BudgetAsk:
+        used = max(0, self.used)  # below 0 when more was given back than taken
         if self.free < 0 or (self.free > 0 and now_s - self._last_use_s > IDLE_S):
-            used = self._used
             self.let_go(now_s)
-            self._used = used
         ask = BudgetAsk(
             self.tenant,
             self.unit,
             *self.days,
             self.limit,
-            need=max(0, self._need - self.free) if self._need else min(1, self._used),
+            need=max(0, self._need - self.free) if self._need else int(used > 0),
             unmet=max(0, self._unmet - self.free),
-            ahead=int((self._used + self._unmet) * AHEAD * (STEP if self._need else 1)),
+            ahead=STEP * (used + self._unmet),
             hold=self._hold,
         )
-        self._need = self._unmet = self._hold = self._used = 0
+        self._need = self._unmet = self._hold = self.used = 0
         return ask
 
     def learn(self, ask: BudgetAsk, answer: BudgetAnswer, now_s: float) -> None:
         self.known = True
+        self.fetching = False
         self.free += answer.amount
         self.left = answer.left
         if ask.need and ask.unmet and not answer.amount:

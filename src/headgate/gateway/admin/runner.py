@@ -30,6 +30,7 @@ ROOM_S = 0.05  # between questions for room
 KEEP_S = CLAIM_S / 3
 URGENT_SHARE = 0.5  # of the time left that the rest may take before it counts as in danger
 HASTE_S = 300.0  # a batch of unknown pace is in danger when it has less than this
+GRACE_S = 10.0  # for what is under way when a batch is cancelled
 TRIES = 5  # of a line that an engine fails on
 PAUSE_MIN_S = 0.2
 PAUSE_MAX_S = 10.0
@@ -95,7 +96,8 @@ class Runner:
             while True:
                 await self._look()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._desk.wake.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):
+                        await self._desk.wake.wait()
                 self._desk.wake.clear()
         finally:
             tasks = [room, *(task for _, task in self._runs.values())]
@@ -208,6 +210,9 @@ class _Run:
                 timeout=max(0.0, self._batch.expires_at - time.time()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            if self._stopped.is_set():
+                # What an engine is at may end, and is kept; nothing new is begun.
+                await asyncio.wait([sending], timeout=GRACE_S)
         finally:
             for task in tasks:
                 task.cancel()
@@ -223,17 +228,21 @@ class _Run:
             try:
                 name = lines.custom_ids[line]
                 given = await self._ask(line, lines.body(line))
-                journal.add(*_line_of(self._line_id(line), name, given))
+                if given is not None:
+                    journal.add(*_line_of(self._line_id(line), name, given))
             finally:
                 begun.release()
 
         async with asyncio.TaskGroup() as group:
             for line in rest:
                 await begun.acquire()
+                if self._stopped.is_set():
+                    return
                 group.create_task(answer(line))
 
-    async def _ask(self, line: int, body: bytes) -> Answer:
-        """Ask until there is an answer to keep; the deadline ends this from outside."""
+    async def _ask(self, line: int, body: bytes) -> Answer | None:
+        """Ask until there is an answer to keep, or the batch is stopped; the deadline ends this
+        from outside."""
         headers = {
             "x-headgate-tenant": self._batch.tenant,
             "x-headgate-key": self._batch.key,
@@ -245,6 +254,8 @@ class _Run:
             wait_s = pause_s
             await self._slots.take(self._urgent)
             try:
+                if self._stopped.is_set():
+                    return None
                 answer = await self._front.ask("POST", self._batch.endpoint, headers, body)
                 verdict = _verdict(answer)
                 failures += verdict == "failed"
@@ -255,7 +266,9 @@ class _Run:
                 pass  # the gateway is restarting
             finally:
                 self._slots.give()
-            await asyncio.sleep(min(PAUSE_MAX_S, wait_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(PAUSE_MAX_S, wait_s)):
+                    await self._stopped.wait()
             pause_s = min(PAUSE_MAX_S, pause_s * 2)
 
     def _line_id(self, line: int) -> str:
