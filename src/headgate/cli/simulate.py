@@ -41,6 +41,11 @@ REPORT = Path("headgate-report.html")
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--days", type=float, help="Simulate so many days instead of the scenario's.")
+@click.option(
+    "--fidelity",
+    type=click.Choice(["windows", "requests"]),
+    help="Play traffic as a fluid in windows, or every single request. Default: the scenario's.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures.")
 @click.option(
     "--report",
@@ -59,6 +64,7 @@ def simulate(
     data: Path | None,
     seed: int,
     days: float | None,
+    fidelity: str | None,
     json_file: Path | None,
     report: Path | None,
     log_dir: Path | None,
@@ -70,6 +76,8 @@ def simulate(
     """
     console = Console(stderr=True)
     chosen = _scenario(scenario, days)
+    if fidelity is not None:
+        chosen = msgspec.structs.replace(chosen, fidelity=fidelity)
     _writable(json_file)
     _writable(report)
     with console.status("preparing the demand"):

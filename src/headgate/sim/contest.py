@@ -24,6 +24,7 @@ from headgate.sim.lawful import Lawful
 from headgate.sim.nature import Nature
 from headgate.sim.policies import make
 from headgate.sim.record import Recorder
+from headgate.sim.requests import RequestTraffic
 from headgate.sim.results import Figures
 from headgate.sim.story import Story
 from headgate.sim.traffic import Objectives, Traffic
@@ -57,7 +58,7 @@ def run_policy(
             np.array([part.wait_s for part in scenario.services]),
             np.array([part.patience_s for part in scenario.services]),
         )
-        traffic = Traffic(scenario.window_s, story.arrived, objectives)
+        traffic = _traffic(story, objectives, settings.seed)
     nature = Nature(
         story.fleet, iter(story.facts), truth,
         until_s=scenario.span_s, seed=settings.seed, live_s=story.live_s,
@@ -87,6 +88,22 @@ def run_policy(
     result["partial"] = record.count < windows
     result["simulated_s"] = until_s
     return result
+
+
+def _traffic(story: Story, objectives: Objectives, seed: int) -> Traffic:
+    """The windows of traffic in the scenario's fidelity."""
+    scenario = story.scenario
+    if scenario.fidelity == "windows":
+        return Traffic(scenario.window_s, story.arrived, objectives)
+    return RequestTraffic(
+        scenario.window_s,
+        story.arrived,
+        objectives,
+        parts=scenario.services,
+        demands=story.demands,
+        pools={pool.name: pool.gpus for pool in story.fleet.pools},
+        seed=seed,
+    )
 
 
 def warm_up() -> None:

@@ -101,6 +101,7 @@ class ReplicaPart(_Part, frozen=True, kw_only=True):
 
     gpus: AtLeastOne
     tokens_per_s: Positive  # output-equivalent
+    in_flight: AtLeastOne | None = None  # sequences at that rate; fidelity "requests" needs it
 
 
 class ServeGenTrace(_Part, frozen=True, kw_only=True):
@@ -142,6 +143,7 @@ class ServicePart(_Part, frozen=True, kw_only=True):
     replicas: dict[str, ReplicaPart]  # by pool: what one replica is there
     input_weight: NotNegative  # output tokens that one input token costs
     start_s: Positive  # weights loaded and engine warm
+    tpot_s: Positive = 0.05  # time per output token, within which capacity is stated
     wait_s: Positive = 10.0  # a request that waits longer has missed its objective
     patience_s: Positive = 60.0  # a request that would wait longer is refused
     replicas_min: Count = 1  # never fewer
@@ -205,6 +207,7 @@ class Scenario(_Part, frozen=True, kw_only=True):
     about: str  # one sentence for the head of the report
     days: Positive
     window_s: Positive = 60.0  # request traffic is served by windows of it
+    fidelity: Literal["windows", "requests"] = "windows"  # each window a fluid, or every request
     stop_s: NotNegative  # from the wish to stop until the accelerators are free
     stop_source: str
     pools: tuple[PoolPart, ...]

@@ -30,9 +30,8 @@ class Traffic:
         self.queued = np.zeros(services)
         self.out = np.zeros((services, 4))
         self.speeds: Floats | None = None
-        self.ready: Ints = np.zeros(
-            (0, 2, 0), np.int64
-        )  # [service, mode, pool] that served the last window
+        # [service, mode, pool] replicas that served the last window
+        self.ready: Ints = np.zeros((0, 2, 0), np.int64)
 
     def before(self, at_s: float) -> WindowClosed:
         """The window before the story: as busy as its first, and served in full."""
@@ -53,10 +52,7 @@ class Traffic:
         batch = (ready[:, 1] * self.speeds).sum(axis=1) * self.window_s
         arrived = self.arrived[min(self.window, len(self.arrived) - 1)]
         self.window += 1
-        fluid_windows(
-            arrived, self.queued, online, self.window_s,
-            self.objectives.wait_s, self.objectives.patience_s, self.out,
-        )  # fmt: skip
+        self._serve(arrived, online, at_s, machine)
         if machine.ground.rules.fills_replicas:
             batch = batch + np.maximum(0.0, online * self.window_s - self.out[:, 0])
         ordered = np.array([orders.total for orders in machine.services.orders])
@@ -71,3 +67,10 @@ class Traffic:
                 for came, (served, good, left, refused), filled in columns
             ),
         )
+
+    def _serve(self, arrived: Floats, online: Floats, at_s: float, machine: Machine) -> None:
+        """Fill `out`, [service, (served, in objective, queued, refused)], for one window."""
+        fluid_windows(
+            arrived, self.queued, online, self.window_s,
+            self.objectives.wait_s, self.objectives.patience_s, self.out,
+        )  # fmt: skip
