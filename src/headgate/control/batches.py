@@ -3,6 +3,10 @@
 import heapq
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from headgate.core.tables import Floats
+
 Order = tuple[float, int]  # deadline, number
 
 
@@ -56,6 +60,14 @@ class Orders:
             due += self.left[number]
             rate = max(rate, due / max(deadline_s - now_s, 60.0))
         return rate
+
+    def due(self) -> tuple[Floats, Floats]:
+        """(deadlines, tokens left) of the open orders, those due first first."""
+        open_ = sorted(self.queue)
+        return (
+            np.array([deadline_s for deadline_s, _ in open_]),
+            np.array([self.left[number] for _, number in open_]),
+        )
 
     def first_deadline_s(self) -> float:
         return self.queue[0][0] if self.queue else float("inf")

@@ -125,6 +125,8 @@ class Ground:
         checkpoint_s: float = 0.0,
         restart_s: float = 0.0,
         ref: int = -1,
+        use: int = -1,
+        place: int = 0,
     ) -> int:
         """Add a work, put it in line and let the round look at it; its row."""
         row = self.rows
@@ -136,6 +138,7 @@ class Ground:
             self.refresh()
         claim = int(self.tables.meta[k.FILL_CLAIM]) if fill else class_
         lane = self.lane(rank, class_, claim, int(firm), shape)
+        self.tables.works[row]["use"], self.tables.works[row]["place"] = use, place
         kernel.enlist(
             self._columns, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
             lane, rank.level, rank.key, priority, int(firm), bid, deadline_s, patience_s,

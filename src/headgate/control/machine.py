@@ -27,7 +27,8 @@ from headgate.core.laws import Laws
 from headgate.core.tables import Ints
 from headgate.kernels import layout as k
 from headgate.policy.order import standing
-from headgate.policy.rules import Asking, Policy
+from headgate.control.pricing import Prices
+from headgate.policy.rules import BEYOND, Asking, Policy, Pricing, Rank
 
 
 class Machine:
@@ -52,6 +53,10 @@ class Machine:
         self.weights = standing_weights or {}
         self.ground = Ground(fleet, policy.rules(fleet))
         self.services = Services(self.ground, policy)
+        self.prices: Prices | None = None
+        if isinstance(policy, Pricing):
+            self.prices = Prices(self.ground, self.services, policy, self._rank_of)
+            self.services.prices = self.prices
         self.families = [tenant.families for tenant in fleet.tenants]
         self.standings = [standing(families, self.weights) for families in self.families]
         self.impatient: list[tuple[float, int]] = []  # (when patience ends, work)
@@ -108,6 +113,14 @@ class Machine:
             fact.kind, class_, fact.tenant, self.standings[fact.tenant], fact.at_s, fact.bid,
             np.inf if fact.deadline_s is None else fact.deadline_s, fact.priority, False,
         )  # fmt: skip
+        use = place = 0
+        if self.prices is not None:
+            use = self.prices.use(
+                fact.kind, class_, fact.priority, fact.shape, fact.bid, fact.checkpoint_s,
+                fact.restart_s,
+            )  # fmt: skip
+            place = self.prices.place(use)
+            asking = asking._replace(place=place)
         row = self.ground.enlist(
             fact.name,
             fact.kind,
@@ -123,6 +136,9 @@ class Machine:
             checkpoint_s=fact.checkpoint_s,
             restart_s=fact.restart_s,
             ref=fact.ref,
+            use=use,
+            place=place,
+            fill=place == BEYOND,
         )
         if fact.patience_s is not None:
             heapq.heappush(self.impatient, (fact.at_s + fact.patience_s, row))
@@ -134,7 +150,9 @@ class Machine:
         self.ground.turn(k.WORK_STOPPED, fact.work, k.NODE_LOST, fact.lost_gpu_s)
 
     def _ordered(self, fact: BatchOrdered) -> None:
-        self.services.orders[fact.service].add(fact.name, fact.tenant, fact.tokens, fact.deadline_s)
+        self.services.order(
+            fact.service, fact.name, fact.tenant, fact.tokens, fact.deadline_s
+        )
 
     def _window_closed(self, fact: WindowClosed) -> None:
         if len(fact.services) != len(self.fleet.services):
@@ -153,6 +171,8 @@ class Machine:
             )
             self.services.learn(fact.window_s, columns[:, 0], columns[:, 1], columns[:, 2])
             self.services.plan()
+        elif self.prices is not None and self.prices.due(fact.at_s):
+            self.prices.renew(self.services.traffic(), np.zeros(0))
         self.ground.turn(k.TIME_PASSED, -1)
 
     def _tenant_changed(self, fact: TenantChanged) -> None:
@@ -163,20 +183,27 @@ class Machine:
         works = self.ground.tables.works[: self.ground.rows]
         mine = (works["tenant"] == tenant) & (works["state"] < k.DONE) & (works["service"] < 0)
         for row in np.flatnonzero(mine).tolist():
-            work = works[row]
-            asking = Asking(
-                "lease" if work["kind"] == k.LEASE else "gang",
-                int(work["class_"]),
-                tenant,
-                self.standings[tenant],
-                float(work["submitted_s"]),
-                float(work["bid"]),
-                float(work["deadline_s"]),
-                int(work["priority"]),
-                False,
-            )
-            self.ground.move(row, self.policy.rank(asking), fill=False, mode=0)
+            lent = int(works[row]["place"]) == BEYOND
+            self.ground.move(row, self._rank_of(row), fill=lent, mode=0)
         self.ground.turn(k.TIME_PASSED, -1)
+
+    def _rank_of(self, row: int) -> Rank:
+        """A submitted work's place in line as things are now."""
+        work = self.ground.tables.works[row]
+        tenant = int(work["tenant"])
+        asking = Asking(
+            "lease" if work["kind"] == k.LEASE else "gang",
+            int(work["class_"]),
+            tenant,
+            self.standings[tenant],
+            float(work["submitted_s"]),
+            float(work["bid"]),
+            float(work["deadline_s"]),
+            int(work["priority"]),
+            False,
+            int(work["place"]),
+        )
+        return self.policy.rank(asking)
 
     def ready(self, service: int) -> tuple[Ints, Ints]:
         """Running replicas of a service by pool: online and batch."""

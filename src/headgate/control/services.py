@@ -1,5 +1,8 @@
 """Replicas: the machine asks for as many as the policy's targets need, and gives up the rest."""
 
+from collections import deque
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from headgate.control.batches import Orders
@@ -8,16 +11,23 @@ from headgate.core.fleet import Service
 from headgate.core.lifecycle import ENDED
 from headgate.core.tables import Floats, Ints
 from headgate.kernels import layout as k
-from headgate.policy.rules import Asking, Policy, Traffic
+from headgate.policy.rules import BEYOND, Asking, Policy, Traffic
+
+if TYPE_CHECKING:
+    from headgate.control.pricing import Prices
 
 ONLINE, BATCH = 0, 1
 # Windows of traffic the machine remembers: two hours of minutes, what scaling looks back on.
 HISTORY = 128
 # Batch replicas of a service that wait at once: enough to fill what falls idle in a window.
 WAITING_AT_MOST = 64
+QUARTER_S, DAY_S = 900.0, 86_400.0
+FORTNIGHT = 14 * 96
 # Capacity this much above its target is left alone, as Kubernetes' horizontal autoscaler does by
 # default: without it every ripple of demand stops a replica and starts another.
 TOLERANCE = 0.1
+# Share of a service's capacity that is started elsewhere at once when prices moved.
+REPLACED_AT_ONCE = 0.05
 
 
 class Services:
@@ -34,6 +44,12 @@ class Services:
         self.urgent = np.zeros(count, np.bool_)
         self.arrived = np.zeros((0, count))
         self.queued = np.zeros(count)
+        self.window_s = 60.0
+        self.quarters = np.zeros((0, count))
+        self.quarter_tokens = np.zeros(count)
+        self.quarter_s = 0.0
+        self.ordered: deque[tuple[float, int, float]] = deque()  # (time, service, tokens)
+        self.prices: Prices | None = None
 
     def learn(self, window_s: float, arrived: Floats, queued: Floats, batch: Floats) -> None:
         """Take one window's traffic in."""
@@ -42,18 +58,50 @@ class Services:
         for orders, served in zip(self.orders, batch.tolist(), strict=True):
             orders.serve(served, self.ground.now_s)
         self.window_s = window_s
+        self.quarter_tokens += arrived
+        self.quarter_s += window_s
+        if self.quarter_s >= QUARTER_S:
+            mean = self.quarter_tokens / self.quarter_s
+            self.quarters = np.concatenate([self.quarters[-FORTNIGHT + 1 :], mean[None, :]])
+            self.quarter_tokens = np.zeros_like(mean)
+            self.quarter_s = 0.0
 
-    def plan(self) -> None:
-        """Ask the policy for targets and move towards them."""
+    def order(self, v: int, name: str, tenant: int, tokens: float, deadline_s: float) -> None:
+        """Take a batch order in."""
+        self.orders[v].add(name, tenant, tokens, deadline_s)
+        self.ordered.append((self.ground.now_s, v, tokens))
+
+    def _ordered_per_s(self) -> Floats:
+        """[service] batch tokens ordered a second, over the last day or as long as is known."""
         now_s = self.ground.now_s
-        traffic = Traffic(
+        while self.ordered and self.ordered[0][0] < now_s - DAY_S:
+            self.ordered.popleft()
+        total = np.zeros(len(self.services))
+        for _, v, tokens in self.ordered:
+            total[v] += tokens
+        return total / max(min(now_s, DAY_S), QUARTER_S)
+
+    def traffic(self) -> Traffic:
+        """What is known of demand now."""
+        now_s = self.ground.now_s
+        return Traffic(
             now_s=now_s,
             window_s=self.window_s,
             arrived=self.arrived,
             queued=self.queued,
             batch_tokens=np.array([orders.total for orders in self.orders]),
             batch_due_per_s=np.array([orders.due_per_s(now_s) for orders in self.orders]),
+            quarters=self.quarters,
         )
+
+    def plan(self) -> None:
+        """Ask the policy for targets and move towards them; first for prices, when it is time."""
+        traffic = self.traffic()
+        if self.prices is not None:
+            if self.prices.due(self.ground.now_s):
+                traffic.ordered_per_s = self._ordered_per_s()
+                self.prices.renew(traffic, self.policy.plan(traffic).online)
+            traffic.planned_per_s = self.prices.planned_per_s()
         targets = self.policy.plan(traffic)
         urgent = targets.urgent if len(targets.urgent) else np.zeros(len(self.services), np.bool_)
         for v in range(len(self.services)):
@@ -93,6 +141,10 @@ class Services:
         leaving = states == k.STOPPING
         capacity = np.where(leaving, 0.0, self._capacity(v, rows)) if rows else np.zeros(0)
         have = float(capacity.sum())
+        if mode == ONLINE and self.prices is not None and rows:
+            # What stands beyond the plan is replaced bit by bit before it is needed elsewhere.
+            lent = self.ground.tables.works["place"][rows] == BEYOND
+            have -= min(float(capacity[lent].sum()), REPLACED_AT_ONCE * target)
         least = service.replicas_min if mode == ONLINE else 0
         count = int(np.count_nonzero(~leaving))
         if have < target or count < least:
@@ -130,11 +182,12 @@ class Services:
             fill=mode == BATCH and not asking.urgent,
             service=v,
             mode=mode,
+            place=asking.place,
             bid=asking.bid,
             restart_s=shape.start_s[first],
         )
 
-    def _asking(self, v: int, mode: int) -> Asking:
+    def _asking(self, v: int, mode: int, place: int | None = None) -> Asking:
         service: Service = self.services[v]
         batch = mode == BATCH
         return Asking(
@@ -147,13 +200,22 @@ class Services:
             deadline_s=self.orders[v].first_deadline_s() if batch else np.inf,
             priority=0,
             urgent=batch and bool(self.urgent[v]),
+            # What fills is beyond the plan until the next one counts it in.
+            place=(BEYOND if batch and self.prices is not None else 0) if place is None else place,
         )
 
-    def _move(self, v: int, row: int, mode: int) -> bool:
-        """Give a replica another mode; False when its new class's cap forbids it."""
-        asking = self._asking(v, mode)
-        fill = mode == BATCH and not asking.urgent
-        return self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
+    def put(self, v: int, row: int, mode: int, place: int) -> None:
+        """Give a replica its place in the plan of prices."""
+        self._move(v, row, mode, place)
+
+    def _move(self, v: int, row: int, mode: int, place: int | None = None) -> bool:
+        """Give a replica another mode or place; False when its new class's cap forbids it."""
+        asking = self._asking(v, mode, place)
+        fill = (mode == BATCH and not asking.urgent) or asking.place == BEYOND
+        moved = self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
+        if moved:
+            self.ground.tables.works[row]["place"] = asking.place
+        return moved
 
     def _convert_back(self, v: int, lacking: float, least: int) -> tuple[float, int]:
         """Turn running batch replicas into online ones: no boot, the weights are there."""
@@ -186,7 +248,9 @@ class Services:
         each = capacity.tolist()
         least = min(each)
         for state in (k.WAITING, k.STARTING, k.RUNNING):
-            for i in np.flatnonzero(states == state)[::-1].tolist():
+            found = np.flatnonzero(states == state)[::-1]
+            lent = self.ground.tables.works["place"][np.asarray(rows)[found]]
+            for i in found[np.argsort(-lent, kind="stable")].tolist():
                 if count <= 0 or surplus < least:
                     return
                 if each[i] > surplus:

@@ -91,6 +91,8 @@ WORK = np.dtype(
         ("priority", np.int8),
         ("mode", np.int8),  # of a replica: 0 online, 1 batch
         ("rule", np.int8),  # what decided about it last
+        ("place", np.int8),  # in the plan of prices, if the policy has one
+        ("use", np.int32),  # its row among the uses that prices see; -1: a replica
         ("class_", np.int16),
         ("claim", np.int16),  # row of `claims` its accelerators count in
         ("level", np.int16),

@@ -1,19 +1,37 @@
-"""Our first policy: guarantees, lending, reclaim by least loss, deadline-aware filling.
+"""Our policy: guarantees are hard, everything else follows from prices.
 
-Prices will take the place of the fixed order inside a class and of the horizon of filling; see
-docs/why/policy.md.
+See docs/why/prices.md. `value` mode has one price for all; in `strict` mode the order of classes
+is kept and prices decide inside a class and between pools.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Floats, Ints
+from headgate.policy.allocation import Outlook, plan_of, programme_of
 from headgate.policy.baselines import RESERVE_AFTER_S
-from headgate.policy.order import STANDING_S, Preset, ladder, lower_levels, rung
-from headgate.policy.rules import Asking, Rank, Rules, Targets, Traffic
+from headgate.policy.order import STANDING_S, Preset, rung
+from headgate.policy.price.solver import Solver
+from headgate.policy.rules import (
+    BEYOND,
+    MARGINAL,
+    Asking,
+    Market,
+    Plan,
+    Rank,
+    Rules,
+    Targets,
+    Traffic,
+)
 from headgate.policy.scaling import Anticipating
+
+Mode = Literal["value", "strict"]
+# Levels: works before the rest of their class, replicas of online requests, works in the plan,
+# the use that sets the price, and what is lent beyond the plan.
+FIRST, ONLINE, INSIDE, AT_PRICE, LENT = range(5)
 
 
 def comparative_advantage(fleet: Fleet) -> Ints:
@@ -45,41 +63,64 @@ def packed(order: Ints) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Headgate:
-    """Guarantees are kept, everything idle is lent, and what must yield is what loses least."""
+    """The plan's quotas are served first; what they leave idle is lent until it is needed."""
 
     classes: tuple[str, ...]
     preset: Preset = "internal_first"
+    mode: Mode = "value"
     scaling: Anticipating = field(default_factory=Anticipating)
-    fill_horizon_s: float = 2 * 3600.0  # batch asks for capacity to be done within this time
-    urgent_margin: float = 1.25  # batch is urgent when its due rate needs this much of the fill
+    outlook: Outlook = field(default_factory=Outlook)
+    price_every_s: float = 240.0
+    fill_horizon_s: float = 3600.0  # batch asks for what would be done within this time
+    urgent_margin: float = 1.25
     name: str = "headgate"
 
     def rules(self, fleet: Fleet) -> Rules:
+        takes = np.zeros((LENT + 1, LENT + 1), np.int8)
+        takes[:LENT, LENT] = 1
+        takes[:INSIDE, AT_PRICE] = 1
         return Rules(
-            lower_levels(ladder(self.classes, self.preset)),
+            takes,
             guarantees=True,
             least_loss=True,
-            cheapest_pool=True,
+            cheapest_pool=False,
             reserve_after_s=RESERVE_AFTER_S,
             fills_replicas=True,
             converts_replicas=True,
             preference=comparative_advantage(fleet),
+            sheds=True,
         )
 
     def rank(self, asking: Asking) -> Rank:
-        if asking.kind == "batch" and not asking.urgent:
-            return Rank(ladder(self.classes, self.preset) - 1, asking.deadline_s)
-        level = rung(self.classes, self.preset, asking.class_, asking.priority)
-        return Rank(level, asking.submitted_s - asking.standing * STANDING_S)
+        if asking.kind == "batch":
+            return Rank(ONLINE if asking.urgent else _level(asking.place), asking.deadline_s)
+        key = asking.submitted_s - asking.standing * STANDING_S
+        if asking.place == BEYOND:
+            return Rank(LENT, key)
+        if asking.kind == "replica":
+            return Rank(ONLINE, key)
+        return Rank(FIRST if asking.priority else _level(asking.place), key)
 
     def plan(self, traffic: Traffic) -> Targets:
         online = self.scaling(traffic)
+        if traffic.planned_per_s is not None:
+            online = np.minimum(online, traffic.planned_per_s)
         wanted = np.maximum(
             traffic.batch_tokens / self.fill_horizon_s, traffic.batch_due_per_s * self.urgent_margin
         )
-        return Targets(online, wanted, self._urgent(traffic))
+        return Targets(online, wanted)
 
-    def _urgent(self, traffic: Traffic) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Services whose batch would miss a deadline if it waited for a valley much longer."""
-        horizon: Floats = traffic.batch_tokens / 7200.0
-        return np.asarray(traffic.batch_due_per_s > np.maximum(horizon, 1e-9))
+    def price(self, market: Market, solver: Solver) -> Plan:
+        tier = np.array(
+            [
+                rung(self.classes, self.preset, int(c), int(first))
+                for c, first in zip(market.class_, market.priority, strict=True)
+            ],
+            np.int64,
+        )
+        programme = programme_of(market, self.outlook, tier)
+        return plan_of(market, programme, solver.solve(programme, self.mode))
+
+
+def _level(place: int) -> int:
+    return AT_PRICE if place == MARGINAL else INSIDE if place < MARGINAL else LENT

@@ -6,13 +6,14 @@ each service should have ready.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Floats, Ints
+from headgate.policy.price.solver import Solver
 
 
 class Rank(NamedTuple):
@@ -34,6 +35,7 @@ class Asking(NamedTuple):
     deadline_s: float
     priority: int  # 1: before the rest of its class
     urgent: bool  # batch that misses its deadline unless it runs now
+    place: int = 0  # in the plan of prices: PLANNED, MARGINAL or BEYOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Rules:
     fills_replicas: bool = False  # batch uses what online replicas leave idle
     converts_replicas: bool = False  # a surplus replica goes on as a batch replica, and back
     preference: Ints | None = None  # [shape, pool] pools in the order to try, -1 after the last
+    sheds: bool = False  # a request that cannot meet its objective is refused at once
 
     @property
     def levels(self) -> int:
@@ -65,6 +68,10 @@ class Traffic:
     queued: Floats  # [service]
     batch_tokens: Floats  # [service], ordered and not yet served
     batch_due_per_s: Floats  # [service], least rate that still holds every deadline
+    planned_per_s: Floats | None = None  # [service], online capacity in the plan; infinite: all
+    # [quarter, service] tokens/s of every quarter of an hour so far, at most a fortnight of them
+    quarters: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    ordered_per_s: Floats | None = None  # [service], batch tokens ordered, mean of the last day
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +97,60 @@ class Policy(Protocol):
 
     def plan(self, traffic: Traffic) -> Targets:
         """How much capacity each service should have, asked after every window."""
+
+
+# Where a work stands in the plan of prices: surely in it, as the use that sets the price, or
+# beyond it, on what nobody in the plan wants.
+PLANNED, MARGINAL, BEYOND = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Everything that asks for capacity now, as prices see it.
+
+    Uses are the online demand of every service, then the batch orders of every service, then
+    works put together that are of one class, kind, bid and speed.
+    """
+
+    now_s: float
+    up: Ints  # [pool] GPUs
+    free: Ints  # [pool] of those, that nobody holds and nobody has reserved
+    guarantees: Ints  # [class, pool] GPUs
+    traffic: Traffic
+    online_per_s: Floats  # [service] tokens/s of capacity that online requests should have
+    due_s: tuple[Floats, ...]  # [service][order] seconds until each open batch order is due
+    due_tokens: tuple[Floats, ...]  # [service][order] what is left of it
+    per_gpu_s: Floats  # [service] tokens of a GPU-second at the best speed
+    class_: Ints  # [use]
+    priority: Ints  # [use]
+    bid: Floats  # [use] worth of a GPU-second at the best speed
+    speed: Floats  # [use, pool] output of a GPU-second, 1 in the best pool; 0: it cannot run
+    wanted: Floats  # [use] GPUs that works hold or wait for; 0 for services
+    held: Ints  # [use, pool] GPUs that run or start
+    waiting: NDArray[np.bool_]  # [use] some of its works wait
+    restart_s: Floats  # [use]
+    at_risk_s: Floats  # [use] running time that a stop loses on average
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the allocation says: prices, and who should hold what until the next plan."""
+
+    hours: Floats  # [bucket] lengths
+    price: Floats  # [pool, bucket] worth of one more GPU for an hour
+    quota: Floats  # [use, pool] GPUs in the first bucket
+    partial: NDArray[np.bool_]  # [use] it gets less than it wants: its bid is at the price
+    profit: Floats  # [use, pool] worth of an hour there above its price; the best pools have most
+    open: NDArray[np.bool_]  # [use, pool] it may start there: its bid is not under the price
+    lent: Floats  # [pool] GPUs that may still be lent beyond the plan
+    floor_price: Floats  # [class, pool] worth lost for one more GPU guaranteed
+
+
+@runtime_checkable
+class Pricing(Protocol):
+    """A policy that answers with prices too."""
+
+    price_every_s: float
+
+    def price(self, market: Market, solver: Solver) -> Plan:
+        """Who should hold what, and what one more GPU is worth."""

@@ -70,7 +70,10 @@ class Traffic:
 
     def _serve(self, arrived: Floats, online: Floats, at_s: float, machine: Machine) -> None:
         """Fill `out`, [service, (served, in objective, queued, refused)], for one window."""
+        patience_s = self.objectives.patience_s
+        if machine.ground.rules.sheds:
+            patience_s = np.minimum(patience_s, self.objectives.wait_s)
         fluid_windows(
             arrived, self.queued, online, self.window_s,
-            self.objectives.wait_s, self.objectives.patience_s, self.out,
+            self.objectives.wait_s, patience_s, self.out,
         )  # fmt: skip

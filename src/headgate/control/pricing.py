@@ -1,0 +1,251 @@
+"""The machine's side of prices: what the market is, and a plan put to work.
+
+Every few minutes the policy is shown all uses side by side and answers with prices and quotas.
+A work inside its use's quota stands where the policy ranks planned work; what a use holds beyond
+it is lent, and the first to be taken back. Nothing here decides: it counts and carries out.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from headgate.control.ground import Ground
+from headgate.control.services import BATCH, ONLINE, Services
+from headgate.core.tables import Floats, Ints
+from headgate.kernels import layout as k
+from headgate.policy.price.solver import Solver
+from headgate.policy.rules import (
+    BEYOND,
+    MARGINAL,
+    PLANNED,
+    Market,
+    Plan,
+    Pricing,
+    Rank,
+    Traffic,
+)
+
+Key = tuple[object, ...]
+# Share of a use's quota that may stand in line beyond what it lacks.
+AHEAD = 0.02
+ACTIVE = (k.WAITING, k.STARTING, k.RUNNING)
+
+
+class Prices:
+    """The uses known, the last plan, and where each use stands in it."""
+
+    def __init__(
+        self, ground: Ground, services: Services, policy: Pricing, rank_of: Callable[[int], Rank]
+    ) -> None:
+        self.ground = ground
+        self.rank_of = rank_of
+        self.services = services
+        self.policy = policy
+        self.solver = Solver()
+        self.plan: Plan | None = None
+        self.planned_s = -np.inf
+        self.planned_uses = 0
+        fleet = ground.fleet
+        self.shape_gpus = np.array([shape.gpus for shape in fleet.shapes], np.float64)
+        self.shape_speed = np.array([shape.speed for shape in fleet.shapes], np.float64)
+        self.start_s = np.array([max(shape.start_s) for shape in fleet.shapes])
+        self.keys: dict[Key, int] = {}
+        self.bids: list[float] = []  # of uses, and what else a use is
+        self.classes: list[int] = []
+        self.priorities: list[int] = []
+        self.speeds: list[Floats] = []
+        self.restarts_s: list[float] = []
+        self.risks_s: list[float] = []
+        for mode in (ONLINE, BATCH):
+            for service in services.services:
+                speed = self._per_gpu(service.shape)
+                bid = service.batch_bid if mode == BATCH else service.bid
+                self._add(
+                    service.class_, 0, bid, speed / speed.max(), self.start_s[service.shape], 0.0
+                )
+
+    def _per_gpu(self, shape: int) -> Floats:
+        gpus = self.shape_gpus[shape]
+        fits = (gpus > 0) & (gpus <= [pool.gpus for pool in self.ground.fleet.pools])
+        speed = np.divide(self.shape_speed[shape], gpus, out=np.zeros_like(gpus), where=fits)
+        return np.asarray(speed)
+
+    def _add(
+        self, class_: int, priority: int, bid: float, speed: Floats, restart_s: float, risk_s: float
+    ) -> int:
+        self.classes.append(class_)
+        self.priorities.append(priority)
+        self.bids.append(bid)
+        self.speeds.append(speed)
+        self.restarts_s.append(restart_s)
+        self.risks_s.append(risk_s)
+        return len(self.bids) - 1
+
+    def use(
+        self, kind: str, class_: int, priority: int, shape: int, bid: float, checkpoint_s: float,
+        restart_s: float,
+    ) -> int:  # fmt: skip
+        """The use that a work belongs to; made when the first of its kind comes."""
+        gpus = self.shape_gpus[shape]
+        fits = (gpus > 0) & (gpus <= [pool.gpus for pool in self.ground.fleet.pools])
+        speed = np.where(fits, 1.0 if kind == "lease" else self.shape_speed[shape], 0.0)
+        best = float(speed.max()) or 1.0
+        # Bids within a few per cent are one: two digits of precision keep the programme small.
+        near = float(f"{bid * best:.1e}")
+        key = (kind, class_, priority, near, tuple(np.round(speed / best, 3).tolist()))
+        found = self.keys.get(key)
+        if found is None:
+            found = self.keys[key] = self._add(
+                class_, priority, near, speed / best, restart_s, checkpoint_s / 2
+            )
+        return found
+
+    def place(self, use: int) -> int:
+        """Where a new work of a use stands until the next plan."""
+        if self.plan is None:
+            return PLANNED
+        if use < len(self.plan.partial):
+            return MARGINAL if self.plan.partial[use] else PLANNED
+        worth = self.bids[use] * self.speeds[use] * 3600.0
+        can = self.speeds[use] > 0
+        return PLANNED if bool((worth > self.plan.price[:, 0])[can].any()) else BEYOND
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time for a plan: by the clock, or because a new kind of work came."""
+        late = now_s - self.planned_s >= self.policy.price_every_s
+        return late or len(self.bids) > self.planned_uses
+
+    # What the market is.
+
+    def market(self, traffic: Traffic, online_per_s: Floats) -> Market:
+        tables, ground = self.ground.tables, self.ground
+        works = tables.works[: ground.rows]
+        live = np.flatnonzero(np.isin(works["state"], ACTIVE))
+        uses, pools = len(self.bids), len(tables.pools)
+        wanted, held = np.zeros(uses), np.zeros((uses, pools), np.int64)
+        own = live[works["service"][live] < 0]
+        of = works["use"][own]
+        asks = self.shape_gpus[works["shape"][own]].max(axis=1)
+        np.add.at(wanted, of, np.where(works["gpus"][own] > 0, works["gpus"][own], asks))
+        runs = works["gpus"][own] > 0
+        np.add.at(held, (of[runs], works["pool"][own][runs]), works["gpus"][own][runs])
+        rep = live[(works["service"][live] >= 0) & (works["gpus"][live] > 0)]
+        row = works["service"][rep] + len(self.services.services) * works["mode"][rep]
+        np.add.at(held, (row, works["pool"][rep]), works["gpus"][rep])
+        waiting = np.zeros(uses, np.bool_)
+        waiting[self._uses(live[works["state"][live] == k.WAITING])] = True
+        due = [orders.due() for orders in self.services.orders]
+        return Market(
+            now_s=ground.now_s,
+            up=tables.pools["up"].copy(),
+            free=tables.pools["free"] - tables.pools["reserved_free"],
+            guarantees=tables.claims[:-1, :, k.GUARANTEE].copy(),
+            traffic=traffic,
+            online_per_s=online_per_s,
+            due_s=tuple(at - ground.now_s for at, _ in due),
+            due_tokens=tuple(tokens for _, tokens in due),
+            per_gpu_s=np.array([self._per_gpu(s.shape).max() for s in self.services.services]),
+            class_=np.array(self.classes, np.int64),
+            priority=np.array(self.priorities, np.int64),
+            bid=np.array(self.bids),
+            speed=np.array(self.speeds).reshape(uses, pools),
+            wanted=wanted,
+            held=held,
+            waiting=waiting,
+            restart_s=np.array(self.restarts_s),
+            at_risk_s=np.array(self.risks_s),
+        )
+
+    # A plan put to work.
+
+    def renew(self, traffic: Traffic, online_per_s: Floats) -> None:
+        """Ask for a plan and move every work to where it stands in it."""
+        self.planned_s = self.ground.now_s
+        self.planned_uses = len(self.bids)
+        self.plan = self.policy.price(self.market(traffic, online_per_s), self.solver)
+        self._prefer(self.plan)
+        self._sort(self.plan)
+        fill = self.ground.tables.claims[-1]
+        fill[:, k.CAP] = fill[:, k.HELD] + np.ceil(self.plan.lent).astype(np.int64)
+
+    def _prefer(self, plan: Plan) -> None:
+        """Pools in the order of profit above their price, for every shape in use."""
+        shapes = self.ground.tables.shapes
+        ranked = np.argsort(-plan.profit, axis=1, kind="stable")
+        for use, shape in self._shapes():
+            gpus = self.shape_gpus[shape]
+            order = [
+                p
+                for p in ranked[use].tolist()
+                if 0 < gpus[p] <= self.ground.fleet.pools[p].gpus and plan.open[use, p]
+            ]
+            shapes[shape, :, k.PREFERENCE] = -1
+            shapes[shape, : len(order), k.PREFERENCE] = order
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """(use, shape) of what is alive; a service's shape goes by its online use."""
+        works = self.ground.tables.works[: self.ground.rows]
+        live = np.flatnonzero(np.isin(works["state"], ACTIVE) & (works["service"] < 0))
+        pairs = np.unique(np.stack([works["use"][live], works["shape"][live]], axis=1), axis=0)
+        own = [(v, service.shape) for v, service in enumerate(self.services.services)]
+        return [*own, *map(tuple, pairs.tolist())]  # type: ignore[list-item]
+
+    def _sort(self, plan: Plan) -> None:
+        """Give every work its place: quotas are filled by those that stand in them already."""
+        works = self.ground.tables.works
+        left = plan.quota.astype(np.float64).copy()
+        rows = np.flatnonzero(np.isin(works["state"][: self.ground.rows], ACTIVE))
+        uses = self._uses(rows)
+        place = np.full(len(rows), BEYOND)
+        inside = np.where(plan.partial[uses], MARGINAL, PLANNED)
+        held = np.flatnonzero(works["gpus"][rows] > 0)
+        # Those planned before stay so, then those that would lose most: the least churn.
+        since = works["since_s"][rows[held]]
+        order = held[np.lexsort((since, works["place"][rows[held]]))]
+        for i in order.tolist():
+            work = works[rows[i]]
+            gpus, use, pool = int(work["gpus"]), uses[i], int(work["pool"])
+            if left[use, pool] >= min(gpus, max(1.0, gpus * 0.5)):
+                place[i] = inside[i]
+                left[use, pool] -= gpus
+        # A little more, so that what ends before the next plan is followed at once.
+        total = np.clip(left, 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
+        mine = (works["service"][rows] < 0) | (works["mode"][rows] == BATCH)
+        waits = np.flatnonzero((works["gpus"][rows] == 0) & mine)
+        asks = self.shape_gpus[works["shape"][rows]].max(axis=1)
+        for i in waits[np.lexsort((rows[waits], works["key"][rows[waits]]))].tolist():
+            use = uses[i]
+            if not plan.partial[use] or total[use] >= asks[i] * 0.5:
+                place[i] = inside[i]
+                total[use] -= asks[i]
+        online = (works["service"][rows] >= 0) & (works["mode"][rows] == ONLINE)
+        place[online & (works["gpus"][rows] == 0)] = PLANNED
+        for i in np.flatnonzero(place != works["place"][rows]).tolist():
+            self._move(int(rows[i]), int(place[i]))
+
+    def _uses(self, rows: Ints) -> Ints:
+        works = self.ground.tables.works
+        service, mode = works["service"][rows].astype(np.int64), works["mode"][rows]
+        return np.where(
+            service >= 0, service + len(self.services.services) * mode, works["use"][rows]
+        )
+
+    def _move(self, row: int, place: int) -> None:
+        work = self.ground.tables.works[row]
+        v, mode = int(work["service"]), int(work["mode"])
+        if v >= 0:
+            self.services.put(v, row, mode, place)
+        else:
+            work["place"] = place
+            self.ground.move(row, self.rank_of(row), fill=place == BEYOND, mode=0)
+
+    def planned_per_s(self) -> Floats:
+        """[service] tokens/s that the plan's online quotas make; infinite where nothing is cut."""
+        count = len(self.services.services)
+        if self.plan is None:
+            return np.full(count, np.inf)
+        made = np.zeros(count)
+        for v, service in enumerate(self.services.services):
+            made[v] = float(self.plan.quota[v] @ self._per_gpu(service.shape))
+        return np.where(self.plan.partial[:count], made, np.inf)
+

@@ -1,0 +1,1 @@
+"""Perishable capacity: who should have it, and what one more unit of it is worth."""
