@@ -28,6 +28,7 @@ from headgate.policy.rules import (
 Key = tuple[object, ...]
 # Share of a use's quota that may stand in line beyond what it lacks.
 AHEAD = 0.02
+ANY = np.iinfo(np.int64).max // 4
 ACTIVE = (k.WAITING, k.STARTING, k.RUNNING)
 
 
@@ -164,9 +165,11 @@ class Prices:
         self.planned_uses = len(self.bids)
         self.plan = self.policy.price(self.market(traffic, online_per_s), self.solver)
         self._prefer(self.plan)
-        self._sort(self.plan)
         fill = self.ground.tables.claims[-1]
-        fill[:, k.CAP] = fill[:, k.HELD] + np.ceil(self.plan.lent).astype(np.int64)
+        fill[:, k.CAP] = ANY
+        self._sort(self.plan)
+        room = np.ceil(self.plan.lent).astype(np.int64)
+        fill[:, k.CAP] = fill[:, k.HELD] + fill[:, k.COMING] + room
 
     def _prefer(self, plan: Plan) -> None:
         """Pools in the order of profit above their price, for every shape in use."""
@@ -222,6 +225,13 @@ class Prices:
         place[online & (works["gpus"][rows] == 0)] = PLANNED
         for i in np.flatnonzero(place != works["place"][rows]).tolist():
             self._move(int(rows[i]), int(place[i]))
+
+    def lend(self, row: int) -> None:
+        """Let a work that holds accelerators already count as lent from now on."""
+        work = self.ground.tables.works[row]
+        if work["pool"] >= 0 and work["claim"] != self.ground.tables.meta[k.FILL_CLAIM]:
+            fill = self.ground.tables.claims[-1, work["pool"]]
+            fill[k.CAP] = max(fill[k.CAP], fill[k.HELD] + fill[k.COMING] + work["gpus"])
 
     def _uses(self, rows: Ints) -> Ints:
         works = self.ground.tables.works

@@ -212,6 +212,8 @@ class Services:
         """Give a replica another mode or place; False when its new class's cap forbids it."""
         asking = self._asking(v, mode, place)
         fill = (mode == BATCH and not asking.urgent) or asking.place == BEYOND
+        if fill and self.prices is not None:
+            self.prices.lend(row)
         moved = self.ground.move(row, self.policy.rank(asking), fill=fill, mode=mode)
         if moved:
             self.ground.tables.works[row]["place"] = asking.place

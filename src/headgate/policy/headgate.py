@@ -122,5 +122,10 @@ class Headgate:
         return plan_of(market, programme, solver.solve(programme, self.mode))
 
 
+def strict(classes: tuple[str, ...], preset: Preset) -> Headgate:
+    """The same policy in strict mode: the order of classes before any price."""
+    return Headgate(classes, preset, mode="strict", name="headgate-strict")
+
+
 def _level(place: int) -> int:
     return AT_PRICE if place == MARGINAL else INSIDE if place < MARGINAL else LENT

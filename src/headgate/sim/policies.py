@@ -13,7 +13,7 @@ from headgate.control.factlog import Head
 from headgate.core.errors import InputError
 from headgate.core.tables import Ints
 from headgate.policy.baselines import Fifo, Priority, Silos
-from headgate.policy.headgate import Headgate
+from headgate.policy.headgate import Headgate, strict
 from headgate.policy.order import Preset
 from headgate.policy.rules import Policy
 from headgate.sim.story import Story
@@ -48,6 +48,7 @@ BUNDLED: dict[str, Made] = {
     "fifo": lambda classes, preset: Fifo(),
     "priority": Priority,
     "headgate": Headgate,
+    "headgate-strict": strict,
 }
 
 

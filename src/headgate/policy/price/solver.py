@@ -220,6 +220,10 @@ class Solver:
         every = np.arange(len(cost), dtype=np.int32)
         self.highs.changeColsCost(len(cost), every, cost)
         self.highs.run()
+        if self.highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            # The last basis may be a bad place to begin, above all in strict mode's steps.
+            self.highs.clearSolver()
+            self.highs.run()
         status = self.highs.getModelStatus()
         if status != highspy.HighsModelStatus.kOptimal:
             raise Unsolved(self.highs.modelStatusToString(status))
@@ -268,7 +272,7 @@ class Solver:
                 self._run(mine)
                 best = self.highs.getInfo().objective_function_value
                 at = np.flatnonzero(mine).astype(np.int32)
-                least = best - 1e-7 * max(1.0, abs(best))
+                least = best - 1e-6 * max(1.0, abs(best))
                 self.highs.addRow(least, INFINITE, len(at), at, mine[at])
                 fixed += 1
             return self._answer(a, cost)
