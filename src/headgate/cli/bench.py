@@ -9,6 +9,7 @@ BENCHES: dict[str, str] = {
     "serving": "headgate.cli.bench_serving:serving",
     "fleet": "headgate.cli.bench_fleet:fleet",
     "placement": "headgate.cli.bench_placement:placement",
+    "pool": "headgate.cli.bench_pool:pool",
 }
 
 

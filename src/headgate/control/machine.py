@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from headgate.control.ground import Ground
+from headgate.control.pricing import Prices
 from headgate.control.services import BATCH, ONLINE, Services
 from headgate.core.errors import InputError, LawBroken
 from headgate.core.facts import (
@@ -27,7 +28,6 @@ from headgate.core.laws import Laws
 from headgate.core.tables import Ints
 from headgate.kernels import layout as k
 from headgate.policy.order import standing
-from headgate.control.pricing import Prices
 from headgate.policy.rules import BEYOND, Asking, Policy, Pricing, Rank
 
 
@@ -150,9 +150,7 @@ class Machine:
         self.ground.turn(k.WORK_STOPPED, fact.work, k.NODE_LOST, fact.lost_gpu_s)
 
     def _ordered(self, fact: BatchOrdered) -> None:
-        self.services.order(
-            fact.service, fact.name, fact.tenant, fact.tokens, fact.deadline_s
-        )
+        self.services.order(fact.service, fact.name, fact.tenant, fact.tokens, fact.deadline_s)
 
     def _window_closed(self, fact: WindowClosed) -> None:
         if len(fact.services) != len(self.fleet.services):

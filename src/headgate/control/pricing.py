@@ -191,7 +191,7 @@ class Prices:
         live = np.flatnonzero(np.isin(works["state"], ACTIVE) & (works["service"] < 0))
         pairs = np.unique(np.stack([works["use"][live], works["shape"][live]], axis=1), axis=0)
         own = [(v, service.shape) for v, service in enumerate(self.services.services)]
-        return [*own, *map(tuple, pairs.tolist())]  # type: ignore[list-item]
+        return [*own, *map(tuple, pairs.tolist())]
 
     def _sort(self, plan: Plan) -> None:
         """Give every work its place: quotas are filled by those that stand in them already."""
@@ -258,4 +258,3 @@ class Prices:
         for v, service in enumerate(self.services.services):
             made[v] = float(self.plan.quota[v] @ self._per_gpu(service.shape))
         return np.where(self.plan.partial[:count], made, np.inf)
-

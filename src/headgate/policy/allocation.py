@@ -185,4 +185,6 @@ def plan_of(m: Market, p: Programme, a: Answer) -> Plan:
     # Among pools that are equally good, those of the plan come first.
     share = quota / np.maximum(quota.sum(axis=1, keepdims=True), 1e-9)
     profit = np.where(m.speed > 0, profit + 1e-3 * share, -np.inf)
-    return Plan(p.hours, a.price, np.round(quota, 6), partial, profit, open_, _lent(m, quota), a.floor_price)
+    return Plan(
+        p.hours, a.price, np.round(quota, 6), partial, profit, open_, _lent(m, quota), a.floor_price
+    )

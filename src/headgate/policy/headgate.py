@@ -4,17 +4,17 @@ See docs/why/prices.md. `value` mode has one price for all; in `strict` mode the
 is kept and prices decide inside a class and between pools.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from headgate.core.fleet import Fleet
-from headgate.core.tables import Floats, Ints
+from headgate.core.tables import Ints
 from headgate.policy.allocation import Outlook, plan_of, programme_of
 from headgate.policy.baselines import RESERVE_AFTER_S
 from headgate.policy.order import STANDING_S, Preset, rung
-from headgate.policy.price.solver import Solver
+from headgate.policy.price.solver import Solver, Unsolved
 from headgate.policy.rules import (
     BEYOND,
     MARGINAL,
@@ -119,7 +119,14 @@ class Headgate:
             np.int64,
         )
         programme = programme_of(market, self.outlook, tier)
-        return plan_of(market, programme, solver.solve(programme, self.mode))
+        try:
+            answer = solver.solve(programme, self.mode)
+        except Unsolved:
+            # Floors and the starts they need may exceed what is up, after failures above all. The
+            # round honours guarantees by itself; prices then do without their floors.
+            programme = replace(programme, floors=np.zeros_like(programme.floors))
+            answer = solver.solve(programme, self.mode)
+        return plan_of(market, programme, answer)
 
 
 def strict(classes: tuple[str, ...], preset: Preset) -> Headgate:

@@ -246,7 +246,9 @@ def _work_row(
     tier = rung(story.fleet.classes, order.preset, class_, works[0].priority)
     speed = _speed(story, works[0])
     started = works[0].at_s <= 0.0
-    start_s = 0.0 if started else min(g for g, n in zip(shape.start_s, shape.gpus) if n > 0)
+    start_s = (
+        0.0 if started else min(g for g, n in zip(shape.start_s, shape.gpus, strict=True) if n > 0)
+    )
     run_s = np.array([story.truth.left_s[work.ref] for work in works])
     at_s = np.array([work.at_s for work in works])
     gpus = np.array([max(story.fleet.shapes[work.shape].gpus) for work in works], np.float64)

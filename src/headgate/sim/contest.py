@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from headgate.control.factlog import LogWriter
 from headgate.control.machine import Machine
-from headgate.core.facts import NodeJoined, WorkSubmitted
+from headgate.core.facts import Fact, NodeJoined, Wish, WorkSubmitted
 from headgate.core.fleet import Fleet, Pool, Service, Shape, Tenant
 from headgate.policy.headgate import Headgate
 from headgate.policy.rules import Rank
@@ -38,6 +39,21 @@ class Settings:
 
     seed: int = 0
     log_dir: Path | None = None  # where to write each policy's fact log
+    timed: bool = False  # note how long every fact takes the machine
+
+
+class TimedMachine(Machine):
+    """A machine that notes how long each of its rounds takes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.took_s = array("d")
+
+    def handle(self, fact: Fact) -> list[Wish]:
+        began_s = time.perf_counter()
+        wishes = super().handle(fact)
+        self.took_s.append(time.perf_counter() - began_s)
+        return wishes
 
 
 def run_policy(
@@ -50,7 +66,8 @@ def run_policy(
     """Simulate one policy; its figures, and `partial` when it was stopped before the end."""
     began_s = time.perf_counter()
     scenario = story.scenario
-    machine = Machine(story.fleet, make(name, story), dict(scenario.order.standing))
+    made = TimedMachine if settings.timed else Machine
+    machine = made(story.fleet, make(name, story), dict(scenario.order.standing))
     truth = story.submitted()
     traffic = None
     if story.fleet.services:
@@ -84,6 +101,13 @@ def run_policy(
         log.close()
     result = Figures(story, machine, truth, record, until_s).all()
     result["facts"] = facts
+    if isinstance(machine, TimedMachine):
+        took_ms = np.array(machine.took_s) * 1e3
+        result["round_ms"] = {
+            "p50": float(np.quantile(took_ms, 0.5)),
+            "p99": float(np.quantile(took_ms, 0.99)),
+            "max": float(took_ms[len(took_ms) // 100 :].max()),
+        }
     result["wall_s"] = time.perf_counter() - began_s
     result["partial"] = record.count < windows
     result["simulated_s"] = until_s

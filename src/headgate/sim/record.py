@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from headgate.control.machine import Machine
 from headgate.core.facts import Fact, WindowClosed, Wish
-from headgate.core.tables import Floats, Ints
+from headgate.core.tables import Floats, Ints, Table, Tables
 from headgate.kernels import layout as k
 from headgate.sim.traffic import Traffic
 
@@ -60,15 +60,21 @@ class Recorder:
         lanes = tables.lanes[: tables.meta[k.N_LANES]]
         smallest = np.where(tables.shapes[:, :, k.GPUS] > 0, tables.shapes[:, :, k.GPUS], 1 << 30)
         classes = self.waiting.shape[1]
-        online = lanes["claim"] < classes  # filling work waits for nothing that is its own
+        online = ~_fills(tables, lanes)  # filling work waits for nothing that is its own
         gpus = smallest.min(axis=1)[lanes["shape"]] * lanes["count"] * online
         self.waiting[row] = np.bincount(lanes["class_"], lanes["count"] * online, classes)
         self.waiting_gpus[row] = np.bincount(lanes["class_"], gpus, classes)
         for claimant in tables.claimants():
             work = tables.works[claimant]
-            if work["claim"] < classes:
+            if work["kind"] != k.BATCH:
                 self.waiting[row, work["class_"]] += 1
                 self.waiting_gpus[row, work["class_"]] += smallest[work["shape"]].min()
+
+
+def _fills(tables: Tables, lanes: Table) -> NDArray[np.bool_]:
+    """[lane] whether batch waits there; a lane without a head has nobody to ask."""
+    kinds = tables.works["kind"][np.maximum(lanes["head"], 0)]
+    return np.asarray((kinds == k.BATCH) | (lanes["head"] < 0))
 
 
 class Guarantees:
@@ -102,7 +108,8 @@ class Guarantees:
         """(work, pool) of the waiting works that fit, in order, into what their class is
         guaranteed in the pool and does not hold."""
         tables = self.machine.ground.tables
-        held = tables.claims[:-1, :, k.HELD]
+        # What a class holds, lent to it or its own; only batch counts against nobody.
+        held = tables.tally[:, [k.GANG, k.REPLICA, k.LEASE], k.STARTING : k.DONE].sum(axis=(1, 2))
         spare = np.where(self.promised > 0, self.promised - held, 0)
         spare = np.minimum(spare, tables.pools["up"] - held)
         asked: set[tuple[int, int]] = set()
@@ -120,10 +127,10 @@ class Guarantees:
     def _waiting(self, owed: NDArray[Any]) -> Iterator[int]:
         """Works of the classes that are owed something: claimants, then the heads of lanes."""
         tables = self.machine.ground.tables
-        owed = np.append(owed, False)  # filling work is owed nothing
-        yield from (row for row in tables.claimants() if owed[tables.works[row]["claim"]])
+        rows = (row for row in tables.claimants() if tables.works[row]["kind"] != k.BATCH)
+        yield from (row for row in rows if owed[tables.works[row]["class_"]])
         lanes = tables.lanes[: tables.meta[k.N_LANES]]
-        for at in lanes["head"][(lanes["head"] >= 0) & owed[lanes["claim"]]].tolist():
+        for at in lanes["head"][~_fills(tables, lanes) & owed[lanes["class_"]]].tolist():
             seen = 0
             while at >= 0 and seen < OWED_AT_MOST:
                 yield at

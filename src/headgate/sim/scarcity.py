@@ -40,7 +40,7 @@ def offered_load(programme: Programme, scale: np.ndarray[Any, Any] | float = 1.0
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_ = np.searchsorted(column, np.arange(n + 2))
     lp.a_matrix_.index_, lp.a_matrix_.value_ = row, dense[row, column]
-    highs = highspy.Highs()
+    highs = highspy.Highs()  # type: ignore[no-untyped-call]
     highs.setOptionValue("output_flag", False)
     highs.passModel(lp)
     highs.run()
@@ -89,7 +89,7 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
             trace=_with(part.trace, scale=part.trace.scale * factor),
             generated=_with(part.generated, gpus=max(1, round(part.generated.gpus * factor))),
         )
-    return _with(scenario, **change)
+    return msgspec.structs.replace(scenario, **change)
 
 
 def _service(part: Any, factor: float) -> Any:
@@ -97,9 +97,7 @@ def _service(part: Any, factor: float) -> Any:
     trace = demand.trace
     if trace is not None:
         trace = _with(trace, rate_scale=trace.rate_scale * factor)
-    made = _with(
-        demand.generated, requests_per_s=demand.generated.requests_per_s * factor
-    )
+    made = _with(demand.generated, requests_per_s=demand.generated.requests_per_s * factor)
     batch = part.batch
     if batch is not None:
         batch = _with(batch, requests_per_day=batch.requests_per_day * factor)

@@ -7,6 +7,7 @@ off the kink to its upper side; the optimum found is then a vertex whose duals a
 but contrived cases, and they are the right-hand derivative at the true capacity.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +93,9 @@ class Arrays:
         n = shape.buckets
         sizes = (len(shape.pairs), shape.uses, shape.uses, len(shape.ramps))
         self.x, self.stock, self.expired, self.starts = _blocks(sizes, n)
-        sizes = (shape.pools, shape.uses, len(shape.wide), len(shape.floors), len(shape.ramps))
-        self.capacity, self.balance, self.width, self.floor, self.ramp = _blocks(sizes, n)
-        self.rows = sum(sizes) * n
+        rows = (shape.pools, shape.uses, len(shape.wide), len(shape.floors), len(shape.ramps))
+        self.capacity, self.balance, self.width, self.floor, self.ramp = _blocks(rows, n)
+        self.rows = sum(rows) * n
 
     def cost(self) -> Floats:
         """To maximise: worth of output served, less what expires."""
@@ -156,9 +157,7 @@ class Arrays:
 def _blocks(things: tuple[int, ...], buckets: int) -> list[Ints]:
     """Consecutive numbers for blocks of [thing, bucket]."""
     ends = np.cumsum([0, *things]) * buckets
-    return [
-        np.arange(a, b).reshape(-1, buckets) for a, b in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [np.arange(a, b).reshape(-1, buckets) for a, b in itertools.pairwise(ends)]
 
 
 def nudges(shape: tuple[int, ...]) -> Floats:
@@ -201,7 +200,7 @@ class Solver:
             self.highs.changeRowsBounds(len(every), every, row_lower, row_upper)
             return
         start, rows, values = a.matrix()
-        highs = highspy.Highs()
+        highs = highspy.Highs()  # type: ignore[no-untyped-call]
         highs.setOptionValue("output_flag", False)
         highs.setOptionValue("threads", 1)
         highs.setOptionValue("solver", "simplex")
