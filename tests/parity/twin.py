@@ -11,7 +11,8 @@ from typing import Any
 
 from headgate.control.ground import Ground
 from headgate.kernels import layout as k
-from headgate.kernels.round import PASSES, SEARCH_AGAIN_S
+from headgate.kernels.claiming import SEARCH_AGAIN_S
+from headgate.kernels.round import PASSES
 
 FOREVER = float("inf")
 

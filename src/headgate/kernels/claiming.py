@@ -1,0 +1,196 @@
+"""Room for a waiting work: free now, taken back for it, or kept empty until it fits."""
+
+from typing import Any
+
+import numpy as np
+
+from headgate.kernels import layout as k
+from headgate.kernels.columns import Columns, inner
+from headgate.kernels.ground import fits, fits_reserved, node_size, reserve, settle, usable
+from headgate.kernels.lanes import step_aside
+from headgate.kernels.moves import give_up_claim, start, stop
+from headgate.kernels.reclaim import could_come_back, reserve_picked, search, within_guarantee
+
+# A failed search for victims is not repeated for the same lane sooner than this.
+SEARCH_AGAIN_S = 60.0
+
+
+@inner
+def firm_fits(t: Columns, claim: int, p: int, count: int) -> bool:
+    """Work that cannot be taken back must leave what others are guaranteed or hold as firmly."""
+    others = 0
+    for c in range(len(t.claims)):
+        if c != claim:
+            others += max(t.claims[c, p, k.GUARANTEE], t.claims[c, p, k.FIRM])
+    own = max(t.claims[claim, p, k.FIRM] + count, t.claims[claim, p, k.GUARANTEE])
+    return own + others <= t.pools[p].up
+
+
+@inner
+def allowed(t: Columns, row: Any, p: int, count: int) -> int:
+    """The rule that forbids the work this pool whatever is free there, or NO_ROOM for none."""
+    claims = t.claims[row.claim, p]
+    coming = claims[k.COMING]
+    if row.claiming > 0 and row.reserved_pool == p:
+        coming -= count
+    if claims[k.HELD] + coming + count > claims[k.CAP]:
+        return k.CLASS_CAP
+    given = row.firm > 0 and t.flags[k.USE_GUARANTEES] > 0
+    if given and not firm_fits(t, row.claim, p, count):
+        return k.LENT_NOT_GIVEN
+    return k.NO_ROOM
+
+
+@inner
+def find_room(t: Columns, row: int) -> int:
+    """The first pool in the work's order with room for it now, or -1 with works.rule set."""
+    work = t.works[row]
+    for i in range(t.shapes.shape[1]):
+        p = t.shapes[work.shape, i, k.PREFERENCE]
+        if p < 0:
+            break
+        count = t.shapes[work.shape, p, k.GPUS]
+        verdict = allowed(t, work, p, count)
+        if verdict != k.NO_ROOM:
+            work.rule = verdict
+            continue
+        if fits(t, p, count):
+            return p
+        kept_here = work.reserved > 0 and work.reserved_pool == p
+        if kept_here and fits_reserved(t, p, count, row):
+            return p
+        work.rule = k.NO_ROOM
+    return -1
+
+
+@inner
+def find_victims(t: Columns, row: int, now_s: float) -> int:
+    """The pool in which accelerators should come back for the work, or -1."""
+    best = -1
+    best_loss = np.inf
+    work = t.works[row]
+    for i in range(t.shapes.shape[1]):
+        p = t.shapes[work.shape, i, k.PREFERENCE]
+        if p < 0:
+            break
+        count = t.shapes[work.shape, p, k.GPUS]
+        if allowed(t, work, p, count) != k.NO_ROOM:
+            continue
+        if not could_come_back(t, work, p, count):
+            continue
+        t.meta[k.STAMP] += 1
+        total, _, _ = search(
+            t, row, p, count, t.meta[k.STAMP], now_s,
+        )  # fmt: skip
+        if total < best_loss:
+            best, best_loss = p, total
+            if t.flags[k.CHEAPEST_POOL] == 0:
+                break
+    return best
+
+
+@inner
+def take_back(t: Columns, row: int, p: int, now_s: float) -> None:
+    """Reserve the cheapest nodes of pool p for the work and wish stopped whoever is on them."""
+    count = t.shapes[t.works[row].shape, p, k.GPUS]
+    inside = within_guarantee(t, t.works[row].claim, p, count)
+    rule = k.RECLAIM_GUARANTEE if inside else k.RECLAIM_ORDER
+    settle(t, p, now_s)
+    t.meta[k.STAMP] += 1
+    _, n_picked, found = search(
+        t, row, p, count, t.meta[k.STAMP], now_s,
+    )  # fmt: skip
+    reserve_picked(t, n_picked, row, p)
+    for i in range(found):
+        stop(t, t.victims[i], rule, row, now_s)
+    t.works[row].rule = k.WAITS_FOR_RECLAIM
+
+
+@inner
+def will_end(t: Columns, n: int) -> bool:
+    """Whether everybody on the node ends by himself: a replica or a firm lease may not."""
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v >= 0 and t.works[v].kind == k.REPLICA and t.works[v].state != k.STOPPING:
+            return False
+    return True
+
+
+@inner
+def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
+    """Keep nodes of the first possible pool empty for a work that has waited long enough.
+
+    One work at a time in each pool; nodes with most free accelerators first, and only nodes whose
+    holders end by themselves. Others go on being placed around it, so nobody else is blocked.
+    """
+    work = t.works[row]
+    if now_s - work.since_s < t.flags[k.RESERVE_AFTER_S]:
+        return False
+    for i in range(t.shapes.shape[1]):
+        p = t.shapes[work.shape, i, k.PREFERENCE]
+        if p < 0:
+            break
+        count = t.shapes[work.shape, p, k.GPUS]
+        if t.pools[p].reserved_by >= 0:
+            continue
+        if allowed(t, work, p, count) != k.NO_ROOM:
+            continue
+        size = node_size(t, p)
+        wanted = (count + size - 1) // size
+        first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
+        possible = 0
+        for n in range(first, last):
+            good = usable(t, n, row) and will_end(t, n)
+            t.nodes[n].cost = t.nodes[n].free if good else -1.0
+            possible += 1 if good else 0
+        if possible < wanted:
+            continue
+        settle(t, p, now_s)
+        for _ in range(wanted):
+            best = first
+            for n in range(first, last):
+                if t.nodes[n].cost > t.nodes[best].cost:
+                    best = n
+            t.nodes[best].cost = -1.0
+            reserve(t, best, row)
+        work.reserved_pool = p
+        t.claims[work.claim, p, k.COMING] += count
+        work.rule = k.HELD_FOR_LARGE_GANG
+        t.pools[p].reserved_by = row
+        return True
+    return False
+
+
+@inner
+def serve_claimant(t: Columns, row: int, now_s: float) -> None:
+    """Start a work whose reserved nodes are free by now, or that finds room elsewhere."""
+    p = find_room(t, row)
+    if p >= 0:
+        rule = k.RESERVED_NODES if t.works[row].reserved_pool == p else k.FREE_CAPACITY
+        start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
+        return
+    kept = t.works[row].reserved_pool
+    if allowed(t, t.works[row], kept, t.shapes[t.works[row].shape, kept, k.GPUS]) != k.NO_ROOM:
+        give_up_claim(t, row, now_s)
+        return
+    reclaiming = t.pools[kept].reserved_by != row
+    t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
+
+
+@inner
+def claim_nodes(t: Columns, row: int, now_s: float) -> bool:
+    """Reserve nodes for the head of a lane: by taking back what it is owed, or by keeping nodes
+    empty. False when neither can be done now."""
+    lane = t.lanes[t.works[row].lane]
+    takes_back = t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] > 0
+    if takes_back and now_s - lane.searched_s >= SEARCH_AGAIN_S:
+        p = find_victims(t, row, now_s)
+        if p >= 0:
+            take_back(t, row, p, now_s)
+            step_aside(t, row)
+            return True
+        lane.searched_s = now_s
+    if t.flags[k.RESERVE_AFTER_S] >= 0.0 and keep_nodes(t, row, now_s):
+        step_aside(t, row)
+        return True
+    return False
