@@ -70,7 +70,7 @@ def gateway(
     folder = Path(tempfile.mkdtemp(prefix="headgate-bench-"))
     plan = speed.Plan(named, repeats, seconds, requests, folder)
     doors.pin(speed.LOAD_CORE)
-    found = _measure(plan, wanted)
+    found = _measure(plan, wanted, json_file)
     found["machine"] = _machine()
     _show(found)
     if json_file is not None:
@@ -78,7 +78,7 @@ def gateway(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(plan: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
+def _measure(plan: Any, wanted: tuple[str, ...], json_file: Path | None) -> dict[str, Any]:
     from headgate.gateway.bench import speed, trials
 
     parts: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -99,7 +99,12 @@ def _measure(plan: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
     for part in wanted:
         key, measure = parts[part]
         click.echo(f"{part} ...", err=True)
-        found[key] = measure(plan)
+        try:
+            found[key] = measure(plan)
+        except InputError as error:
+            click.echo(f"headgate: {part}: {error}", err=True)
+        if json_file is not None:
+            json_file.write_text(json.dumps(found, indent=2) + "\n")
     return found
 
 
