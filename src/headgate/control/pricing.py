@@ -196,7 +196,7 @@ class Prices:
     def _sort(self, plan: Plan) -> None:
         """Give every work its place: quotas are filled by those that stand in them already."""
         works = self.ground.tables.works
-        left = plan.quota.astype(np.float64).copy()
+        left = plan.quota.astype(np.float64).tolist()
         rows = np.flatnonzero(np.isin(works["state"][: self.ground.rows], ACTIVE))
         uses = self._uses(rows)
         place = np.full(len(rows), BEYOND)
@@ -205,22 +205,31 @@ class Prices:
         # Those planned before stay so, then those that would lose most: the least churn.
         since = works["since_s"][rows[held]]
         order = held[np.lexsort((since, works["place"][rows[held]]))]
-        for i in order.tolist():
-            work = works[rows[i]]
-            gpus, use, pool = int(work["gpus"]), uses[i], int(work["pool"])
-            if left[use, pool] >= min(gpus, max(1.0, gpus * 0.5)):
+        stands = zip(
+            order.tolist(),
+            works["gpus"][rows[order]].tolist(),
+            uses[order].tolist(),
+            works["pool"][rows[order]].tolist(),
+            strict=True,
+        )
+        for i, gpus, use, pool in stands:
+            if left[use][pool] >= min(gpus, max(1.0, gpus * 0.5)):
                 place[i] = inside[i]
-                left[use, pool] -= gpus
+                left[use][pool] -= gpus
         # A little more, so that what ends before the next plan is followed at once.
-        total = np.clip(left, 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
+        room = np.clip(np.array(left), 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
+        total = room.tolist()
         mine = (works["service"][rows] < 0) | (works["mode"][rows] == BATCH)
         waits = np.flatnonzero((works["gpus"][rows] == 0) & mine)
         asks = self.shape_gpus[works["shape"][rows]].max(axis=1)
-        for i in waits[np.lexsort((rows[waits], works["key"][rows[waits]]))].tolist():
-            use = uses[i]
-            if not plan.partial[use] or total[use] >= asks[i] * 0.5:
+        waits = waits[np.lexsort((rows[waits], works["key"][rows[waits]]))]
+        partial = plan.partial.tolist()
+        for i, use, ask in zip(
+            waits.tolist(), uses[waits].tolist(), asks[waits].tolist(), strict=True
+        ):
+            if not partial[use] or total[use] >= ask * 0.5:
                 place[i] = inside[i]
-                total[use] -= asks[i]
+                total[use] -= ask
         online = (works["service"][rows] >= 0) & (works["mode"][rows] == ONLINE)
         place[online & (works["gpus"][rows] == 0)] = PLANNED
         for i in np.flatnonzero(place != works["place"][rows]).tolist():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.core.tables import Floats, Ints
-from headgate.policy.forecast import choose, forecast
+from headgate.policy.forecast import choose, expected
 from headgate.policy.price.programme import Answer, Programme, Uses
 from headgate.policy.rules import Market, Plan
 
@@ -92,7 +92,7 @@ def _change(m: Market, hours: Floats) -> Floats:
         return np.ones((len(m.per_gpu_s), len(hours)))
     middle = np.cumsum(hours) - hours / 2
     steps = tuple(max(1, round(4 * h)) for h in middle.tolist())
-    ahead = forecast(seen, steps, choose(seen)).p50
+    ahead = expected(seen, steps, choose(seen))
     change = np.clip(ahead / np.maximum(seen[-1], 1e-9), 0.2, 5.0).T
     change[:, 0] = 1.0
     return np.asarray(change)

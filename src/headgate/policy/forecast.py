@@ -70,17 +70,26 @@ def choose(seen: Floats) -> Floats:
     return np.where(better, np.array(PULLS)[best], 1.0)
 
 
+def expected(seen: Floats, steps: tuple[int, ...], pull: Floats) -> Floats:
+    """[step, service] medians; `seen` is [quarter, service], the latest last."""
+    p50 = np.zeros((len(steps), seen.shape[1]))
+    for row, ahead in enumerate(steps):
+        said = profile(seen, ahead)[-1]
+        left = np.where(pull == 1.0, 1.0, pull ** (ahead / 4.0))
+        p50[row] = left * seen[-1] + (1.0 - left) * said
+    return p50
+
+
 def forecast(seen: Floats, steps: tuple[int, ...], pull: Floats) -> Forecast:
     """`seen` is [quarter, service], the latest last; `steps` are quarters ahead.
 
     The 90th percentile is the median times the ratio that nine of ten past truths stayed under.
     """
     services = seen.shape[1]
-    p50, p90 = np.zeros((len(steps), services)), np.zeros((len(steps), services))
+    p50, p90 = expected(seen, steps, pull), np.zeros((len(steps), services))
     for row, ahead in enumerate(steps):
         for v in range(services):
             made = drawn(seen[:, v : v + 1], float(pull[v]), ahead)[:, 0]
-            p50[row, v] = made[-1]
             past = made[:-ahead] if ahead < len(seen) else made[:0]
             ratio = seen[len(seen) - len(past) :, v] / np.maximum(past, 1e-9)
             high = float(np.quantile(ratio, 0.9)) if len(ratio) >= AT_LEAST else 1.25
