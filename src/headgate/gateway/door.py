@@ -343,9 +343,7 @@ class Door:
         fed, made = exchange.est_input, exchange.est_output
         account = lane.account
         price = price_nano(lane.tariff, fed, 0, made) if account.tenant.budgets else 0
-        held = self.limits.reserve(
-            account, lane.model.name, fed + made, exchange.began_s, made, price
-        )
+        held = self.limits.reserve(account, lane.model.name, fed + made, monotonic(), made, price)
         if held is None:
             return False
         if isinstance(held, Refusal):

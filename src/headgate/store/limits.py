@@ -321,6 +321,8 @@ class StoreLimits:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+            # They take what came before those who came meanwhile ask for more.
+            await asyncio.sleep(0)
 
     async def exchange(self, held: list[HeldRate | HeldBudget] | None = None) -> None:
         """Tell the store what was used and ask it for what is lacking; all that is held if None."""

@@ -136,6 +136,8 @@ class HeldRate:
             self.slice = Slice(given.amount, answer.slot, asked_s + SLICE_S)
             self.left = given.left
             self._refused_until_s = 0.0
+            # Who came meanwhile tries again with this slice before it is let go for a larger one.
+            self._need = self._unmet = 0
         elif ask.unmet:
             self.refused = given
             self.refused_need = ask.need
