@@ -3,9 +3,10 @@
 import asyncio
 import time
 
+from tests.house import run
+
 from headgate.ledger.accounts import Account, Budget, Limit, Tenant
 from headgate.store.state import open_state
-from tests.house import run
 
 
 def test_those_who_come_while_a_slice_is_fetched_do_not_take_it_from_those_who_waited(tmp_path):
