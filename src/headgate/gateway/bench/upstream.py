@@ -4,7 +4,7 @@ The canned answer comes from nginx where there is one, so that the upstream is n
 a door; from a bare socket loop otherwise.
 """
 
-import os
+import re
 import select
 import shutil
 import socket
@@ -24,6 +24,7 @@ EVENT = (
     b'[{"index":0,"delta":{"content":"water "},"logprobs":null,"finish_reason":null}]}\n\n'
 ) % MODEL.encode()
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+ENDLESS = 10_000_000
 LAST = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
@@ -174,14 +175,15 @@ def _complete(request: bytes) -> bool:
     return len(body) >= int(low[at + 15 : low.find(b"\r\n", at) if b"\r\n" in low[at:] else None])
 
 
+_WANTED = re.compile(rb'"max(?:_completion)?_tokens":\s*(\d+)')
+
+
 def _wanted(request: bytes) -> int:
-    at = request.find(b'"max_tokens":')
-    digits = request[at + 13 : at + 24].strip().split(b",")[0].rstrip(b"} ")
-    return int(digits)
+    found = _WANTED.search(request)
+    return int(found[1]) if found else ENDLESS
 
 
 if __name__ == "__main__":
     import sys
 
-    os.nice(0)
     serve(int(sys.argv[1]), float(sys.argv[2]))
