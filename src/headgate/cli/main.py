@@ -1,6 +1,7 @@
 """The `headgate` command: its groups, and what an error looks like."""
 
 import importlib
+import os
 import sys
 
 import click
@@ -55,7 +56,17 @@ def headgate() -> None:
 def main() -> None:
     """Run the command line; bad input ends with one sentence on stderr and status 2."""
     try:
-        headgate(standalone_mode=True)
+        sys.exit(headgate(standalone_mode=False))
     except InputError as error:
         click.echo(f"headgate: {error}", err=True)
         sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("headgate: stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python must not find that out a second time on exit.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)

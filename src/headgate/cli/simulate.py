@@ -1,6 +1,7 @@
 """`headgate simulate`: replay a scenario under several policies and show what each did."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from headgate.core.errors import InputError
 from headgate.sim.contest import Settings, run_policies, warm_up
 from headgate.sim.policies import make
 from headgate.sim.report import write_report
-from headgate.sim.scenario import Scenario, read
+from headgate.sim.scenario import LONGEST_DAYS, Scenario, read
 from headgate.sim.story import Story, build
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
@@ -80,6 +81,8 @@ def simulate(
         chosen = msgspec.structs.replace(chosen, fidelity=fidelity)
     _writable(json_file)
     _writable(report)
+    if log_dir is not None and log_dir.exists() and not log_dir.is_dir():
+        raise InputError(f"--log {log_dir} is a file; give a folder for the logs.")
     with console.status("preparing the demand"):
         story = build(chosen, _folder(data), seed)
     names = policies or chosen.policies
@@ -108,8 +111,8 @@ def _scenario(path: Path | None, days: float | None) -> Scenario:
     scenario = read(bundled if not path.exists() and not path.suffix and bundled.exists() else path)
     if days is None:
         return scenario
-    if not days > 0:
-        raise InputError(f"--days is {days:g}; give more than 0.")
+    if not 0 < days <= LONGEST_DAYS:
+        raise InputError(f"--days is {days:g}; give more than 0 and at most {LONGEST_DAYS}.")
     return msgspec.structs.replace(scenario, days=days)
 
 
@@ -121,8 +124,14 @@ def _folder(data: Path | None) -> Path | None:
 
 def _writable(path: Path | None) -> None:
     """Say before the work, not after it, that a result could not be written."""
-    if path is not None and not path.resolve().parent.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if not path.resolve().parent.is_dir():
         raise InputError(f"{path} cannot be written: its folder does not exist; make it first.")
+    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: permission is missing; give another place.")
 
 
 def _run(

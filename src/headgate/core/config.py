@@ -1,5 +1,6 @@
 """Config files: TOML into typed records, and every mistake in one sentence."""
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -55,12 +56,27 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def convert(raw: dict[str, Any], kind: type[T], name: str) -> T:
     """Tables as `kind`; `name` stands for the file in errors."""
+    if endless := _endless(raw):
+        raise InputError(f"{name}: {endless} is not a finite number; give one.")
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{name}: {_sentence(str(error), raw, kind)}") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def _endless(raw: Any, path: str = "") -> str:
+    """The path of the first number that is infinite or none at all; TOML can say both."""
+    if isinstance(raw, float):
+        return "" if math.isfinite(raw) else path
+    if isinstance(raw, dict):
+        inside = [(f"{path}.{key}" if path else key, value) for key, value in raw.items()]
+    elif isinstance(raw, list):
+        inside = [(f"{path}[{i}]", value) for i, value in enumerate(raw)]
+    else:
+        return ""
+    return next((found for place, value in inside if (found := _endless(value, place))), "")
 
 
 def _sentence(message: str, raw: Any, kind: Any) -> str:

@@ -97,11 +97,14 @@ def from_head(head: Head) -> Policy:
 
 
 def _attribute(name: str, where: str, attribute: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a module beside the caller is meant, as for `python -m`
     try:
         module = (
             _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         )
-    except (ImportError, OSError, SyntaxError) as error:
+    except Exception as error:  # whatever the user's own file may raise
         raise InputError(
             f"policy {name}: {where} cannot be imported ({error}); give an importable module or "
             f"the path of a .py file before the colon."

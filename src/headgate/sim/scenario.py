@@ -18,6 +18,8 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 ClassName = Literal["training", "maas", "internal", "external"]
+# A record of every window is kept in memory: 1 GB for so many days of minutes.
+LONGEST_DAYS = 400
 CLASSES: tuple[ClassName, ...] = ("training", "maas", "internal", "external")
 Family = str
 
@@ -205,7 +207,7 @@ class FailuresPart(_Part, frozen=True, kw_only=True):
 class Scenario(_Part, frozen=True, kw_only=True):
     name: str
     about: str  # one sentence for the head of the report
-    days: Positive
+    days: Annotated[float, Meta(gt=0, le=LONGEST_DAYS)]
     window_s: Positive = 60.0  # request traffic is served by windows of it
     fidelity: Literal["windows", "requests"] = "windows"  # each window a fluid, or every request
     stop_s: NotNegative  # from the wish to stop until the accelerators are free
