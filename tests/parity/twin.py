@@ -168,10 +168,16 @@ class Twin:
         tables = self.tables
         tables.ready[:] = 0
         tables.claims[:, :, k.HELD] = tables.claims[:, :, k.COMING] = 0
+        for p, pool in enumerate(tables.pools):
+            up = [node for node in self._of(p) if node.up]
+            pool["up"] = sum(node.size for node in up)
+            pool["free"] = sum(node.free for node in up)
+            pool["reserved_free"] = sum(node.free for node in up if node.kept_for is not None)
         for work in self.works:
             told = tables.works[work.row]
             told["state"], told["pool"], told["starts"] = work.state, work.pool, work.starts
             told["claim"], told["mode"], told["gpus"] = work.claim, work.mode, self._held(work)
+            told["key"], told["since_s"] = work.key, work.since_s
             if work.state == k.RUNNING and work.service >= 0:
                 tables.ready[work.service, work.mode, work.pool] += 1
             if work.pool >= 0:
@@ -338,7 +344,7 @@ class Twin:
         if p is not None:
             here = p == work.kept_pool
             self._start(work, p, k.RESERVED_NODES if here else k.FREE_CAPACITY)
-        elif not self._allowed(work, work.kept_pool):
+        elif work.kept_pool not in self._pools(work) or not self._allowed(work, work.kept_pool):
             self._give_up_claim(work)
 
     def _allowed(self, work: Work, p: int) -> bool:

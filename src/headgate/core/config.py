@@ -92,6 +92,12 @@ def _sentence(message: str, raw: Any, kind: Any) -> str:
     if missing:
         field = f"{path}.{missing[1]}" if path else missing[1]
         return f"{field} is missing; give it."
+    enum = re.match(r"Invalid enum value '(.*?)'", what)
+    if enum:
+        keys = what.partition(" - at `key` in `$")[2].strip("`.")
+        allowed = ", ".join(_choices(kind, keys or path, keys=bool(keys)))
+        where = f"{keys} names" if keys else f"{path} is"
+        return f"{where} {enum[1]!r}; allowed are {allowed}; choose one."
     value = _value(raw, path)
     what = what[0].lower() + what[1:]
     return f"{path} is {value!r}; {what}; mend it." if path else f"{what}; mend it."
@@ -118,6 +124,18 @@ def _fields(kind: Any, path: str) -> list[str]:
         info = _inside(info, step)
     if isinstance(info, msgspec.inspect.StructType):
         return [field.encode_name for field in info.fields]
+    return []
+
+
+def _choices(kind: Any, path: str, *, keys: bool) -> list[str]:
+    """The values allowed at a path, or as keys of the table that stands there."""
+    info = msgspec.inspect.type_info(kind)
+    for step in _steps(path):
+        info = _inside(info, step)
+    if keys and isinstance(info, msgspec.inspect.DictType):
+        info = _plain(info.key_type)
+    if isinstance(info, msgspec.inspect.LiteralType):
+        return [str(value) for value in info.values]
     return []
 
 

@@ -162,6 +162,16 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
 
 
 @inner
+def may_start(t: Columns, row: int, p: int) -> bool:
+    """Whether the work may start in the pool at all: its class may, and it is in its order."""
+    work = t.works[row]
+    listed = False
+    for i in range(t.shapes.shape[1]):
+        listed |= t.shapes[work.shape, i, k.PREFERENCE] == p
+    return listed and allowed(t, work, p, t.shapes[work.shape, p, k.GPUS]) == k.NO_ROOM
+
+
+@inner
 def serve_claimant(t: Columns, row: int, now_s: float) -> None:
     """Start a work whose reserved nodes are free by now, or that finds room elsewhere."""
     p = find_room(t, row)
@@ -170,7 +180,7 @@ def serve_claimant(t: Columns, row: int, now_s: float) -> None:
         start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
         return
     kept = t.works[row].reserved_pool
-    if allowed(t, t.works[row], kept, t.shapes[t.works[row].shape, kept, k.GPUS]) != k.NO_ROOM:
+    if not may_start(t, row, kept):
         give_up_claim(t, row, now_s)
         return
     reclaiming = t.pools[kept].reserved_by != row

@@ -44,9 +44,9 @@ def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
         for level in range(len(t.exposed)):
             if t.levels[work.level, level] > 0:
                 by_order += t.exposed[level, p]
-    # What other classes hold beyond their guarantees, or, for a work that comes before the rest of
-    # its own class, that rest: nobody else can be taken from.
-    beyond = t.claims[work.claim, p, HELD] if work.priority > 0 else 0
+    # What other classes hold beyond their guarantees, or its own class at lower levels: nobody
+    # else can be taken from.
+    beyond = t.claims[work.claim, p, HELD] - t.claims[work.claim, p, FIRM]
     borrowed = 0
     for c in range(len(t.claims)):
         if c != work.claim:
@@ -56,7 +56,7 @@ def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
             borrowed += max(0, t.claims[c, p, HELD] - own)
     found = min(by_order, beyond + borrowed)
     if within_guarantee(t, work.claim, p, count):
-        found = max(found, borrowed)
+        found = max(found, min(by_order, beyond) + borrowed)
     return total + found >= count and found + t.pools[p].stopping > 0
 
 

@@ -207,7 +207,7 @@ class FailuresPart(_Part, frozen=True, kw_only=True):
 class Scenario(_Part, frozen=True, kw_only=True):
     name: str
     about: str  # one sentence for the head of the report
-    days: Annotated[float, Meta(gt=0, le=LONGEST_DAYS)]
+    days: Positive
     window_s: Positive = 60.0  # request traffic is served by windows of it
     fidelity: Literal["windows", "requests"] = "windows"  # each window a fluid, or every request
     stop_s: NotNegative  # from the wish to stop until the accelerators are free
@@ -307,6 +307,10 @@ def _check_pools(scenario: Scenario) -> None:
 
 
 def _check_values(scenario: Scenario) -> None:
+    if scenario.days > LONGEST_DAYS:
+        raise InputError(
+            f"days is {scenario.days:g}; give at most {LONGEST_DAYS}, or simulate in parts."
+        )
     if scenario.span_s < scenario.window_s:
         raise InputError(
             f"days is {scenario.days:g}, shorter than one window of {scenario.window_s:g} s; "
