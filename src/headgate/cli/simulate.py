@@ -203,7 +203,10 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("longest wait, h", lambda r: f"{_longest_wait_s(r) / 3600:,.1f}"),
     ("refused", lambda r: f"{_refused(r):,}"),
     ("evictions", lambda r: f"{sum(c['evictions'] for c in r['classes'].values()):,}"),
-    ("ledger residual", lambda r: f"{r['ledger_residual']:.0e}"),
+    (
+        "ledger residual",
+        lambda r: "0" if r["ledger_residual"] < 1e-12 else f"{r['ledger_residual']:.0e}",
+    ),
     ("simulated in, s", lambda r: f"{r['wall_s']:.1f}"),
 )
 

@@ -217,7 +217,8 @@ class Prices:
                 place[i] = inside[i]
                 left[use][pool] -= gpus
         # A little more, so that what ends before the next plan is followed at once.
-        room = np.clip(np.array(left), 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
+        lacking = np.array(left).reshape(plan.quota.shape)
+        room = np.clip(lacking, 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
         total = room.tolist()
         mine = (works["service"][rows] < 0) | (works["mode"][rows] == BATCH)
         waits = np.flatnonzero((works["gpus"][rows] == 0) & mine)

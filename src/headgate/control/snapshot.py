@@ -13,12 +13,28 @@ import numpy as np
 
 from headgate.control.batches import Orders
 from headgate.control.machine import Machine
+from headgate.control.pricing import Prices
 from headgate.core.errors import InputError
 from headgate.core.fleet import Fleet
 from headgate.kernels.columns import NAMES
-from headgate.policy.rules import Policy
+from headgate.policy.rules import Plan, Policy
 
 VERSION = 1
+
+
+class PricesRest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What prices know beside the plan: the uses, in order, and when the plan was made."""
+
+    keys: list[tuple[str, int, int, float, list[float]]]
+    rows: list[int]  # use of each key
+    bids: list[float]
+    classes: list[int]
+    priorities: list[int]
+    speeds: list[list[float]]
+    restarts_s: list[float]
+    risks_s: list[float]
+    planned_s: float | None  # None: no plan yet
+    planned_uses: int
 
 
 class Rest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +56,10 @@ class Rest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     orders: list[dict[str, Any]]
     replicas: list[tuple[list[int], list[int]]]
     made: list[int]
+    window_s: float
+    quarter_s: float
+    ordered: list[tuple[float, int, float]]
+    prices: PricesRest | None
 
 
 def snapshot(machine: Machine) -> bytes:
@@ -62,14 +82,23 @@ def snapshot(machine: Machine) -> bytes:
         orders=[_orders(orders) for orders in services.orders],
         replicas=services.rows,
         made=services.made,
+        window_s=services.window_s,
+        quarter_s=services.quarter_s,
+        ordered=list(services.ordered),
+        prices=None if machine.prices is None else _prices(machine.prices),
     )
     arrays = {name: getattr(ground.tables, name) for name in NAMES}
     arrays |= {
         "urgent": services.urgent,
         "arrived": services.arrived,
         "queued": services.queued,
+        "quarters": services.quarters,
+        "quarter_tokens": services.quarter_tokens,
         "rest": np.frombuffer(msgspec.json.encode(rest), np.uint8),
     }
+    if machine.prices is not None and machine.prices.plan is not None:
+        plan = machine.prices.plan
+        arrays |= {f"plan.{name}": getattr(plan, name) for name in plan.__slots__}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()
@@ -106,7 +135,41 @@ def restore(data: bytes, policy: Policy, name: str = "snapshot") -> Machine:
     services.rows, services.made = rest.replicas, rest.made
     services.urgent, services.arrived = arrays["urgent"], arrays["arrived"]
     services.queued = arrays["queued"]
+    services.quarters, services.quarter_tokens = arrays["quarters"], arrays["quarter_tokens"]
+    services.window_s, services.quarter_s = rest.window_s, rest.quarter_s
+    services.ordered.extend(rest.ordered)
+    if machine.prices is not None and rest.prices is not None:
+        _restore_prices(machine.prices, rest.prices, arrays)
     return machine
+
+
+def _prices(prices: Prices) -> PricesRest:
+    return PricesRest(
+        keys=[(*key[:4], list(key[4])) for key in prices.keys],  # type: ignore[call-overload]
+        rows=list(prices.keys.values()),
+        bids=prices.bids,
+        classes=prices.classes,
+        priorities=prices.priorities,
+        speeds=[speed.tolist() for speed in prices.speeds],
+        restarts_s=[float(x) for x in prices.restarts_s],
+        risks_s=[float(x) for x in prices.risks_s],
+        planned_s=float(prices.planned_s) if np.isfinite(prices.planned_s) else None,
+        planned_uses=prices.planned_uses,
+    )
+
+
+def _restore_prices(prices: Prices, rest: PricesRest, arrays: dict[str, Any]) -> None:
+    """The uses and the plan as they were; the next plan starts from no basis, to the same end."""
+    prices.keys = {
+        (*key[:4], tuple(key[4])): row for key, row in zip(rest.keys, rest.rows, strict=True)
+    }
+    prices.bids, prices.classes, prices.priorities = rest.bids, rest.classes, rest.priorities
+    prices.speeds = [np.array(speed) for speed in rest.speeds]
+    prices.restarts_s, prices.risks_s = rest.restarts_s, rest.risks_s
+    prices.planned_s = -np.inf if rest.planned_s is None else rest.planned_s
+    prices.planned_uses = rest.planned_uses
+    plan = {name[5:]: array for name, array in arrays.items() if name.startswith("plan.")}
+    prices.plan = Plan(**plan) if plan else None
 
 
 def _orders(orders: Orders) -> dict[str, Any]:

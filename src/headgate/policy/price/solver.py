@@ -224,6 +224,8 @@ class Solver:
             self.highs.clearSolver()
             self.highs.run()
         status = self.highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kModelEmpty:
+            return 0  # nobody asks for anything: nothing to share out
         if status != highspy.HighsModelStatus.kOptimal:
             raise Unsolved(self.highs.modelStatusToString(status))
         return int(self.highs.getInfo().simplex_iteration_count)
