@@ -44,6 +44,7 @@ INFERENCE = frozenset(
 RELAYED = (b"/v1/files", b"/v1/batches", b"/v1/uploads")
 FILE_BODY_MAX = 210 * 1024 * 1024
 LANES_MAX = 20_000
+LEASE_WITHIN_S = 10.0  # a slice of a limit comes within milliseconds, or the store is away
 INTERNAL = b"x-headgate-internal"
 PROMETHEUS = "text/plain; version=0.0.4"
 OWN = b"own"
@@ -356,10 +357,14 @@ class Door:
     async def _lease(self, exchange: Exchange) -> None:
         lane = exchange.lane
         try:
+            until_s = monotonic() + LEASE_WITHIN_S
             while exchange.front is not None:
                 await self.limits.lease(lane.account, lane.model.name)
                 if self._try_reserve(exchange):
                     break
+                if monotonic() > until_s:
+                    said = "The limits cannot be asked now."
+                    raise Problem(503, "limits_away", said, retry_after_s=1.0)
         except Problem as problem:
             exchange.refuse(problem)
             return
