@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -67,6 +68,7 @@ def gateway(
     for part in wanted:
         if part not in PARTS:
             raise InputError(f"--only {part}: no such part; give some of {', '.join(PARTS)}.")
+    signal.signal(signal.SIGTERM, _leave)  # so that what was started is stopped too
     folder = Path(tempfile.mkdtemp(prefix="headgate-bench-"))
     plan = speed.Plan(named, repeats, seconds, requests, folder)
     doors.pin(speed.LOAD_CORE)
@@ -76,6 +78,10 @@ def gateway(
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave(signum: int, frame: object) -> None:
+    raise SystemExit(143)
 
 
 def _measure(plan: Any, wanted: tuple[str, ...], json_file: Path | None) -> dict[str, Any]:
