@@ -1,7 +1,7 @@
 """The one machine that both worlds run: facts in, wishes out."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import numpy as np
 
@@ -60,6 +60,20 @@ class Machine:
         self.families = [tenant.families for tenant in fleet.tenants]
         self.standings = [standing(families, self.weights) for families in self.families]
         self.impatient: list[tuple[float, int]] = []  # (when patience ends, work)
+        nodes = self.ground.tables.nodes
+        works = None
+        # What a fact may name, by field; None stands for the works, of which more come.
+        self._rows: dict[type, tuple[tuple[str, Sized | None], ...]] = {
+            NodeJoined: (("node", nodes),),
+            NodeFailed: (("node", nodes),),
+            WorkStarted: (("work", works),),
+            WorkFinished: (("work", works),),
+            WorkStopped: (("work", works),),
+            WorkCancelled: (("work", works),),
+            WorkSubmitted: (("tenant", fleet.tenants), ("shape", fleet.shapes)),
+            BatchOrdered: (("tenant", fleet.tenants), ("service", fleet.services)),
+            TenantChanged: (("tenant", fleet.tenants),),
+        }
         self._learners: dict[type, Callable[..., None]] = {
             NodeJoined: lambda fact: self.ground.turn(k.NODE_UP, fact.node),
             NodeFailed: lambda fact: self.ground.turn(k.NODE_DOWN, fact.node),
@@ -94,6 +108,7 @@ class Machine:
                 f"time never runs back: fact {ground.fact + 1} is of {fact.at_s} s, "
                 f"but {ground.now_s} s has passed."
             )
+        self._refuse_unknown(fact)
         ground.now_s = fact.at_s
         ground.fact += 1
         ground.wishes = []
@@ -101,6 +116,17 @@ class Machine:
         if self.full_laws:
             self.check_laws(looked=type(fact) is WindowClosed)
         return ground.wishes
+
+    def _refuse_unknown(self, fact: Fact) -> None:
+        """Compiled code does not look whether a row is there, so the edge must."""
+        for name, known in self._rows.get(type(fact), ()):
+            row = getattr(fact, name)
+            count = self.ground.rows if known is None else len(known)
+            if not 0 <= row < count:
+                raise InputError(
+                    f"fact {self.ground.fact + 1}, {type(fact).__name__}, names {name} {row}, "
+                    f"which is not known; known are those below {count}."
+                )
 
     def check_laws(self, *, looked: bool) -> None:
         """Check every law; `looked` when the last fact was a window's close."""

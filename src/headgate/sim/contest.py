@@ -5,8 +5,9 @@ import os
 import signal
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -131,7 +132,15 @@ def _traffic(story: Story, objectives: Objectives, seed: int) -> Traffic:
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them; the first time after an installation takes a while."""
+    """Compile the kernels, or load them; the first time after an installation takes a while.
+
+    Ctrl-C waits meanwhile: in the middle of a callback of LLVM's it would end in a crash.
+    """
+    with unheard():
+        _touch_every_kernel()
+
+
+def _touch_every_kernel() -> None:
     fleet = Fleet(
         pools=(Pool(name="pool", generation="any", nodes=1),),
         classes=("training",),
@@ -156,8 +165,7 @@ def _log(name: str, story: Story, machine: Machine, settings: Settings) -> LogWr
 
 
 def _child(name: str, story: Story, settings: Settings, progress: Any, stop: Any) -> dict[str, Any]:
-    """What a worker process runs; the parent alone answers Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a worker process runs."""
     last = [0.0]
 
     def told(policy: str, share: float) -> None:
@@ -184,23 +192,34 @@ def run_policies(
     """Simulate every policy; on Ctrl-C, what they have got to by then, marked partial."""
     workers = min(workers or os.cpu_count() or 1, len(names))
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    with unheard():
+        manager = context.Manager()
+    with manager, ProcessPoolExecutor(workers, mp_context=context) as executor:
         assert isinstance(manager, SyncManager)
         progress, stop = manager.dict(), manager.Event()
-        with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        with unheard():
             futures: dict[str, Future[dict[str, Any]]] = {
                 name: executor.submit(_child, name, story, settings, progress, stop)
                 for name in names
             }
-            try:
-                _watch(futures, progress, told)
-            except KeyboardInterrupt:
-                stop.set()
-                for future in futures.values():
-                    future.cancel()
-            return {
-                name: future.result() for name, future in futures.items() if not future.cancelled()
-            }
+        try:
+            _watch(futures, progress, told)
+        except KeyboardInterrupt:
+            stop.set()
+            for future in futures.values():
+                future.cancel()
+        return {name: future.result() for name, future in futures.items() if not future.cancelled()}
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Put Ctrl-C off until this is over. Processes begun in here never hear it, though a terminal
+    sends it to all: the parent alone answers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch(futures: dict[str, Future[dict[str, Any]]], progress: Any, told: Told | None) -> None:

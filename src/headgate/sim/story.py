@@ -83,6 +83,11 @@ class _Builder:
             )
         return self.shapes[name]
 
+    def room(self, pools: tuple[str, ...]) -> int:
+        """Accelerators live from the start in the largest of some pools."""
+        named = [pool for pool in self.scenario.pools if pool.name in pools]
+        return max(pool.nodes * pool.gpus_per_node for pool in named)
+
     def gang_shape(self, kind: str, gpus: int, pools: tuple[str, ...], start_s: float) -> int:
         """The shape of works that take the same number of accelerators wherever they run."""
         training = self.scenario.training
@@ -243,7 +248,7 @@ def _gangs(builder: _Builder) -> None:
 def _submit_jobs(builder: _Builder, jobs: JobStream, pools: tuple[str, ...]) -> None:
     training = builder.scenario.training
     assert training is not None
-    room = max(p.nodes * p.gpus_per_node for p in builder.scenario.pools if p.name in pools)
+    room = builder.room(pools)
     tenants = [builder.tenant(f"research/{name}", "training") for name in jobs.tenants]
     too_large = 0
     for i in range(len(jobs)):
@@ -317,9 +322,14 @@ def _leases(builder: _Builder) -> None:
         for name, families in zip(asked.tenants, asked.families, strict=True)
     ]
     usd = min(scenario.worth.lease_usd_per_gpu_h[pool] for pool in part.pools)
+    room = builder.room(part.pools)
+    too_large = 0
     for i in range(len(asked)):
         start_s = float(asked.start_s[i])
         if start_s >= scenario.span_s:
+            continue
+        if asked.gpus[i] > room:
+            too_large += 1
             continue
         builder.submit(
             start_s,
@@ -333,6 +343,10 @@ def _leases(builder: _Builder) -> None:
             restart_s=60.0,
             patience_s=part.patience_h * HOUR_S,
             firm=part.firm,
+        )
+    if too_large:
+        builder.notes.append(
+            f"{too_large} leases want more accelerators than any pool they may use; left out."
         )
 
 
