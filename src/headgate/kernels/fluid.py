@@ -38,7 +38,7 @@ def fluid_window(
     slope = inflow - rate
     objective = rate * wait_objective_s
     if slope > 0.0:
-        rising_s = min((longest - queue) / slope, window_s)
+        rising_s = min(max((longest - queue) / slope, 0.0), window_s)
         full_s = window_s - rising_s
         good_s = below(objective, queue, slope, rising_s)
         if longest <= objective:
@@ -52,9 +52,12 @@ def fluid_window(
     if rate <= 0.0:
         good_s = 0.0
     # What is refused at the door while the queue is full was not in its objective.
-    in_objective = min(inflow * good_s, arrived)
+    in_objective = max(0.0, min(inflow * good_s, arrived))
     if slope > 0.0 and longest <= objective:
         in_objective = min(in_objective, max(0.0, arrived - refused))
+    # Sums of large numbers leave rounding behind; no count falls below nothing for it.
+    refused = max(0.0, refused)
+    left = max(0.0, left)
     served = max(0.0, arrived + queued - refused - left)
     return served, in_objective, left, refused
 
