@@ -40,7 +40,7 @@ class Ground:
 
     def refresh(self) -> None:
         """Hand the kernels the tables anew, after they have grown or been replaced."""
-        self._columns = self.tables.columns()
+        self.columns = self.tables.columns()
 
     def _say(self, rules: Rules) -> None:
         """Write into the tables what the policy says once."""
@@ -61,7 +61,7 @@ class Ground:
 
     def turn(self, code: int, row: int, rule: int = 0, lost_gpu_s: float = 0.0) -> None:
         """Learn one thing, decide, check the sums; wishes are added to the fact's."""
-        count, broken = kernel.turn(self._columns, code, row, rule, lost_gpu_s, self.now_s)
+        count, broken = kernel.turn(self.columns, code, row, rule, lost_gpu_s, self.now_s)
         if broken:
             name = self.names[row] if code >= k.WORK_SUBMITTED else f"node {row}"
             raise LawBroken(
@@ -140,7 +140,7 @@ class Ground:
         lane = self.lane(rank, class_, claim, int(firm), shape)
         self.tables.works[row]["use"], self.tables.works[row]["place"] = use, place
         kernel.enlist(
-            self._columns, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
+            self.columns, row, KIND_CODES[kind], class_, claim, tenant, service, mode, shape,
             lane, rank.level, rank.key, priority, int(firm), bid, deadline_s, patience_s,
             checkpoint_s, restart_s, ref, self.now_s,
         )  # fmt: skip
@@ -163,7 +163,7 @@ class Ground:
             change = kernel.relevel
         else:
             return False
-        change(self._columns, row, lane, rank.level, claim, mode, rank.key, self.now_s)
+        change(self.columns, row, lane, rank.level, claim, mode, rank.key, self.now_s)
         return True
 
     def _may_hold(self, claim: int, pool: int, gpus: int) -> bool:

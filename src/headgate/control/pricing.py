@@ -6,13 +6,16 @@ it is lent, and the first to be taken back. Nothing here decides: it counts and 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headgate.control.ground import Ground
 from headgate.control.services import BATCH, ONLINE, Services
 from headgate.core.tables import Floats, Ints
 from headgate.kernels import layout as k
+from headgate.kernels.muster import fill_held, fill_waiting
 from headgate.policy.price.solver import Solver
 from headgate.policy.rules import (
     BEYOND,
@@ -29,7 +32,20 @@ Key = tuple[object, ...]
 # Share of a use's quota that may stand in line beyond what it lacks.
 AHEAD = 0.02
 ANY = np.iinfo(np.int64).max // 4
-ACTIVE = (k.WAITING, k.STARTING, k.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Works that wait, start or run, in the order of their rows, as columns."""
+
+    rows: Ints
+    use: Ints
+    gpus: Ints  # 0: it waits
+    pool: Ints
+    shape: Ints
+    place: Ints
+    own: NDArray[np.bool_]  # submitted by a tenant, not a service's replica
+    batch: NDArray[np.bool_]  # a replica in batch mode
 
 
 class Prices:
@@ -49,17 +65,22 @@ class Prices:
         fleet = ground.fleet
         self.shape_gpus = np.array([shape.gpus for shape in fleet.shapes], np.float64)
         self.shape_speed = np.array([shape.speed for shape in fleet.shapes], np.float64)
+        self.asks = self.shape_gpus.max(axis=1, initial=0.0)  # [shape] GPUs where it takes most
         self.start_s = np.array([max(shape.start_s) for shape in fleet.shapes])
         self.keys: dict[Key, int] = {}
+        self.known: dict[Key, int] = {}  # the same by what a work says of itself, found at once
+        self.alive: Ints = np.zeros(0, np.int64)  # works that had not ended at the last plan
+        self.seen = 0  # rows of the table by then
         self.bids: list[float] = []  # of uses, and what else a use is
         self.classes: list[int] = []
         self.priorities: list[int] = []
         self.speeds: list[Floats] = []
         self.restarts_s: list[float] = []
         self.risks_s: list[float] = []
+        # [service][pool] tokens of a GPU-second
+        self.per_gpu = [self._per_gpu(service.shape) for service in services.services]
         for mode in (ONLINE, BATCH):
-            for service in services.services:
-                speed = self._per_gpu(service.shape)
+            for service, speed in zip(services.services, self.per_gpu, strict=True):
                 bid = service.batch_bid if mode == BATCH else service.bid
                 self._add(
                     service.class_, 0, bid, speed / speed.max(), self.start_s[service.shape], 0.0
@@ -87,6 +108,16 @@ class Prices:
         restart_s: float,
     ) -> int:  # fmt: skip
         """The use that a work belongs to; made when the first of its kind comes."""
+        said = (kind, class_, priority, shape, bid, checkpoint_s, restart_s)
+        use = self.known.get(said)
+        if use is None:
+            use = self.known[said] = self._use(*said)
+        return use
+
+    def _use(
+        self, kind: str, class_: int, priority: int, shape: int, bid: float, checkpoint_s: float,
+        restart_s: float,
+    ) -> int:  # fmt: skip
         gpus = self.shape_gpus[shape]
         fits = (gpus > 0) & (gpus <= [pool.gpus for pool in self.ground.fleet.pools])
         speed = np.where(fits, 1.0 if kind == "lease" else self.shape_speed[shape], 0.0)
@@ -118,23 +149,41 @@ class Prices:
 
     # What the market is.
 
-    def market(self, traffic: Traffic, online_per_s: Floats) -> Market:
+    def _standing(self) -> Standing:
+        """Those alive now. Works that have ended are most of the table after some days, so each is
+        passed over once and then forgotten."""
+        ground = self.ground
+        works = ground.tables.works
+        alive = np.concatenate([self.alive, np.arange(self.seen, ground.rows)])
+        states = works["state"][alive]
+        self.alive, self.seen = alive[states < k.DONE], ground.rows
+        rows = alive[states < k.STOPPING]
+        service, mode = works["service"][rows].astype(np.int64), works["mode"][rows]
+        own = service < 0
+        replica = service + len(self.services.services) * mode
+        return Standing(
+            rows,
+            np.where(own, works["use"][rows], replica),
+            works["gpus"][rows].astype(np.int64),
+            works["pool"][rows].astype(np.int64),
+            works["shape"][rows],
+            works["place"][rows],
+            own,
+            ~own & (mode == BATCH),
+        )
+
+    def market(self, standing: Standing, traffic: Traffic, online_per_s: Floats) -> Market:
+        """Everything that asks for capacity now."""
         tables, ground = self.ground.tables, self.ground
-        works = tables.works[: ground.rows]
-        live = np.flatnonzero(np.isin(works["state"], ACTIVE))
         uses, pools = len(self.bids), len(tables.pools)
-        wanted, held = np.zeros(uses), np.zeros((uses, pools), np.int64)
-        own = live[works["service"][live] < 0]
-        of = works["use"][own]
-        asks = self.shape_gpus[works["shape"][own]].max(axis=1)
-        np.add.at(wanted, of, np.where(works["gpus"][own] > 0, works["gpus"][own], asks))
-        runs = works["gpus"][own] > 0
-        np.add.at(held, (of[runs], works["pool"][own][runs]), works["gpus"][own][runs])
-        rep = live[(works["service"][live] >= 0) & (works["gpus"][live] > 0)]
-        row = works["service"][rep] + len(self.services.services) * works["mode"][rep]
-        np.add.at(held, (row, works["pool"][rep]), works["gpus"][rep])
+        holds = standing.gpus > 0
+        wants = np.where(holds, standing.gpus, self.asks[standing.shape])
+        asked = wants[standing.own].astype(np.float64)
+        wanted = np.bincount(standing.use[standing.own], asked, uses).astype(np.float64)
+        where = standing.use[holds] * pools + standing.pool[holds]
+        held = np.bincount(where, standing.gpus[holds], uses * pools).astype(np.int64)
         waiting = np.zeros(uses, np.bool_)
-        waiting[self._uses(live[works["state"][live] == k.WAITING])] = True
+        waiting[standing.use[~holds]] = True
         due = [orders.due() for orders in self.services.orders]
         return Market(
             now_s=ground.now_s,
@@ -145,13 +194,13 @@ class Prices:
             online_per_s=online_per_s,
             due_s=tuple(at - ground.now_s for at, _ in due),
             due_tokens=tuple(tokens for _, tokens in due),
-            per_gpu_s=np.array([self._per_gpu(s.shape).max() for s in self.services.services]),
+            per_gpu_s=np.array([each.max() for each in self.per_gpu]),
             class_=np.array(self.classes, np.int64),
             priority=np.array(self.priorities, np.int64),
             bid=np.array(self.bids),
             speed=np.array(self.speeds).reshape(uses, pools),
             wanted=wanted,
-            held=held,
+            held=held.reshape(uses, pools),
             waiting=waiting,
             restart_s=np.array(self.restarts_s),
             at_risk_s=np.array(self.risks_s),
@@ -163,19 +212,21 @@ class Prices:
         """Ask for a plan and move every work to where it stands in it."""
         self.planned_s = self.ground.now_s
         self.planned_uses = len(self.bids)
-        self.plan = self.policy.price(self.market(traffic, online_per_s), self.solver)
-        self._prefer(self.plan)
+        standing = self._standing()
+        market = self.market(standing, traffic, online_per_s)
+        self.plan = self.policy.price(market, self.solver)
+        self._prefer(self.plan, standing)
         fill = self.ground.tables.claims[-1]
         fill[:, k.CAP] = ANY
-        self._sort(self.plan)
+        self._sort(self.plan, standing)
         room = np.ceil(self.plan.lent).astype(np.int64)
         fill[:, k.CAP] = fill[:, k.HELD] + fill[:, k.COMING] + room
 
-    def _prefer(self, plan: Plan) -> None:
+    def _prefer(self, plan: Plan, standing: Standing) -> None:
         """Pools in the order of profit above their price, for every shape in use."""
         shapes = self.ground.tables.shapes
         ranked = np.argsort(-plan.profit, axis=1, kind="stable")
-        for use, shape in self._shapes():
+        for use, shape in self._shapes(standing):
             gpus = self.shape_gpus[shape]
             order = [
                 p
@@ -185,56 +236,32 @@ class Prices:
             shapes[shape, :, k.PREFERENCE] = -1
             shapes[shape, : len(order), k.PREFERENCE] = order
 
-    def _shapes(self) -> list[tuple[int, int]]:
+    def _shapes(self, standing: Standing) -> list[tuple[int, int]]:
         """(use, shape) of what is alive; a service's shape goes by its online use."""
-        works = self.ground.tables.works[: self.ground.rows]
-        live = np.flatnonzero(np.isin(works["state"], ACTIVE) & (works["service"] < 0))
-        pairs = np.unique(np.stack([works["use"][live], works["shape"][live]], axis=1), axis=0)
+        shapes = len(self.ground.fleet.shapes)
+        pairs = np.unique((standing.use * shapes + standing.shape)[standing.own])
         own = [(v, service.shape) for v, service in enumerate(self.services.services)]
-        return [*own, *map(tuple, pairs.tolist())]
+        return [*own, *(divmod(pair, shapes) for pair in pairs.tolist())]
 
-    def _sort(self, plan: Plan) -> None:
+    def _sort(self, plan: Plan, at: Standing) -> None:
         """Give every work its place: quotas are filled by those that stand in them already."""
         works = self.ground.tables.works
-        left = plan.quota.astype(np.float64).tolist()
-        rows = np.flatnonzero(np.isin(works["state"][: self.ground.rows], ACTIVE))
-        uses = self._uses(rows)
-        place = np.full(len(rows), BEYOND)
-        inside = np.where(plan.partial[uses], MARGINAL, PLANNED)
-        held = np.flatnonzero(works["gpus"][rows] > 0)
+        place = np.full(len(at.rows), BEYOND)
+        inside = np.where(plan.partial, MARGINAL, PLANNED)[at.use]
+        left = plan.quota.astype(np.float64)
+        waits = at.gpus == 0
         # Those planned before stay so, then those that would lose most: the least churn.
-        since = works["since_s"][rows[held]]
-        order = held[np.lexsort((since, works["place"][rows[held]]))]
-        stands = zip(
-            order.tolist(),
-            works["gpus"][rows[order]].tolist(),
-            uses[order].tolist(),
-            works["pool"][rows[order]].tolist(),
-            strict=True,
-        )
-        for i, gpus, use, pool in stands:
-            if left[use][pool] >= min(gpus, max(1.0, gpus * 0.5)):
-                place[i] = inside[i]
-                left[use][pool] -= gpus
+        order = np.flatnonzero(~waits)
+        order = order[np.lexsort((works["since_s"][at.rows[order]], at.place[order]))]
+        fill_held(order, at.gpus, at.use, at.pool, inside, left, place)
         # A little more, so that what ends before the next plan is followed at once.
-        lacking = np.array(left).reshape(plan.quota.shape)
-        room = np.clip(lacking, 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
-        total = room.tolist()
-        mine = (works["service"][rows] < 0) | (works["mode"][rows] == BATCH)
-        waits = np.flatnonzero((works["gpus"][rows] == 0) & mine)
-        asks = self.shape_gpus[works["shape"][rows]].max(axis=1)
-        waits = waits[np.lexsort((rows[waits], works["key"][rows[waits]]))]
-        partial = plan.partial.tolist()
-        for i, use, ask in zip(
-            waits.tolist(), uses[waits].tolist(), asks[waits].tolist(), strict=True
-        ):
-            if not partial[use] or total[use] >= ask * 0.5:
-                place[i] = inside[i]
-                total[use] -= ask
-        online = (works["service"][rows] >= 0) & (works["mode"][rows] == ONLINE)
-        place[online & (works["gpus"][rows] == 0)] = PLANNED
-        for i in np.flatnonzero(place != works["place"][rows]).tolist():
-            self._move(int(rows[i]), int(place[i]))
+        room = np.clip(left, 0.0, None).sum(axis=1) + AHEAD * plan.quota.sum(axis=1)
+        order = np.flatnonzero(waits & (at.own | at.batch))
+        order = order[np.lexsort((at.rows[order], works["key"][at.rows[order]]))]
+        fill_waiting(order, self.asks[at.shape], at.use, plan.partial, inside, room, place)
+        place[waits & ~at.own & ~at.batch] = PLANNED
+        for i in np.flatnonzero(place != at.place).tolist():
+            self._move(int(at.rows[i]), int(place[i]))
 
     def lend(self, row: int) -> None:
         """Let a work that holds accelerators already count as lent from now on."""
@@ -242,13 +269,6 @@ class Prices:
         if work["pool"] >= 0 and work["claim"] != self.ground.tables.meta[k.FILL_CLAIM]:
             fill = self.ground.tables.claims[-1, work["pool"]]
             fill[k.CAP] = max(fill[k.CAP], fill[k.HELD] + fill[k.COMING] + work["gpus"])
-
-    def _uses(self, rows: Ints) -> Ints:
-        works = self.ground.tables.works
-        service, mode = works["service"][rows].astype(np.int64), works["mode"][rows]
-        return np.where(
-            service >= 0, service + len(self.services.services) * mode, works["use"][rows]
-        )
 
     def _move(self, row: int, place: int) -> None:
         work = self.ground.tables.works[row]
@@ -265,6 +285,6 @@ class Prices:
         if self.plan is None:
             return np.full(count, np.inf)
         made = np.zeros(count)
-        for v, service in enumerate(self.services.services):
-            made[v] = float(self.plan.quota[v] @ self._per_gpu(service.shape))
+        for v, per_gpu in enumerate(self.per_gpu):
+            made[v] = float(self.plan.quota[v] @ per_gpu)
         return np.where(self.plan.partial[:count], made, np.inf)

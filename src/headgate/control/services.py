@@ -7,10 +7,11 @@ import numpy as np
 
 from headgate.control.batches import Orders
 from headgate.control.ground import Ground
+from headgate.control.roster import Roster
 from headgate.core.fleet import Service
-from headgate.core.lifecycle import ENDED
-from headgate.core.tables import Floats, Ints
+from headgate.core.tables import Floats
 from headgate.kernels import layout as k
+from headgate.kernels.muster import muster
 from headgate.policy.rules import BEYOND, Asking, Policy, Traffic
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Services:
         self.services = ground.fleet.services
         count = len(self.services)
         self.orders = [Orders() for _ in range(count)]
-        self.rows: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
+        self.rosters = [(Roster(), Roster()) for _ in range(count)]  # online, batch
+        self.speeds = [np.asarray(ground.fleet.shapes[s.shape].speed) for s in self.services]
         self.made = [0] * count
         self.urgent = np.zeros(count, np.bool_)
         self.arrived = np.zeros((0, count))
@@ -48,7 +50,9 @@ class Services:
         self.quarters = np.zeros((0, count))
         self.quarter_tokens = np.zeros(count)
         self.quarter_s = 0.0
-        self.ordered: deque[tuple[float, int, float]] = deque()  # (time, service, tokens)
+        # What was ordered within a day, (time, service, tokens), and its sum by service.
+        self.ordered: deque[tuple[float, int, float]] = deque()
+        self.ordered_tokens = [0.0] * count
         self.prices: Prices | None = None
 
     def learn(self, window_s: float, arrived: Floats, queued: Floats, batch: Floats) -> None:
@@ -70,16 +74,16 @@ class Services:
         """Take a batch order in."""
         self.orders[v].add(name, tenant, tokens, deadline_s)
         self.ordered.append((self.ground.now_s, v, tokens))
+        self.ordered_tokens[v] += tokens
 
     def _ordered_per_s(self) -> Floats:
         """[service] batch tokens ordered a second, over the last day or as long as is known."""
         now_s = self.ground.now_s
         while self.ordered and self.ordered[0][0] < now_s - DAY_S:
-            self.ordered.popleft()
-        total = np.zeros(len(self.services))
-        for _, v, tokens in self.ordered:
-            total[v] += tokens
-        return total / max(min(now_s, DAY_S), QUARTER_S)
+            _, v, tokens = self.ordered.popleft()
+            self.ordered_tokens[v] -= tokens
+        total = np.maximum(self.ordered_tokens, 0.0)  # differences of sums leave rounding behind
+        return np.asarray(total / max(min(now_s, DAY_S), QUARTER_S))
 
     def traffic(self) -> Traffic:
         """What is known of demand now."""
@@ -107,68 +111,54 @@ class Services:
         for v in range(len(self.services)):
             self._set_urgency(v, bool(urgent[v]))
         for v in range(len(self.services)):
-            self._prune(v)
             self._meet(v, ONLINE, float(targets.online[v]))
         for v in range(len(self.services)):
             self._meet(v, BATCH, float(targets.batch[v]))
 
-    def _prune(self, v: int) -> None:
-        """Forget replicas that have ended."""
-        for mode in (ONLINE, BATCH):
-            rows = self.rows[v][mode]
-            if rows:
-                lives = self._states(rows) < min(ENDED)
-                if not lives.all():
-                    rows[:] = np.asarray(rows)[lives].tolist()
+    def _muster(self, v: int, mode: int) -> tuple[float, float, int, int]:
+        """Count one service's replicas in one mode, forgetting those that have ended.
 
-    def _capacity(self, v: int, rows: list[int]) -> Floats:
-        """Tokens/s of each replica where it stands, or in the pool it would try first."""
-        service = self.services[v]
-        shapes = self.ground.tables.shapes
-        speed = np.asarray(self.ground.fleet.shapes[service.shape].speed)
-        pool = self.ground.tables.works["pool"][rows].astype(np.int64)
-        first = int(shapes[service.shape, 0, k.PREFERENCE])
-        return np.asarray(speed[np.where(pool < 0, first, pool)])
+        Tokens/s of all where they stand, or in the pool they would try first, and of those beyond
+        the plan; how many are not stopping, and how many wait.
+        """
+        roster = self.rosters[v][mode]
+        if not len(roster):
+            return 0.0, 0.0, 0, 0
+        roster.count, have, lent, staying, waiting = muster(
+            self.ground.columns, roster.room, roster.count, self.speeds[v], self._first_pool(v),
+            BEYOND, roster.states, roster.capacity,
+        )  # fmt: skip
+        return have, lent, staying, waiting
 
-    def _states(self, rows: list[int]) -> Ints:
-        return np.asarray(self.ground.tables.works["state"][np.asarray(rows, np.int64)], np.int64)
+    def _first_pool(self, v: int) -> int:
+        return int(self.ground.tables.shapes[self.services[v].shape, 0, k.PREFERENCE])
 
     def _meet(self, v: int, mode: int, target: float) -> None:
         """Move one service's capacity in one mode to its target."""
-        service = self.services[v]
-        rows = self.rows[v][mode]
-        states = self._states(rows)
-        leaving = states == k.STOPPING
-        capacity = np.where(leaving, 0.0, self._capacity(v, rows)) if rows else np.zeros(0)
-        have = float(capacity.sum())
-        if mode == ONLINE and self.prices is not None and rows:
+        have, lent, count, waiting = self._muster(v, mode)
+        if mode == ONLINE and self.prices is not None:
             # What stands beyond the plan is replaced bit by bit before it is needed elsewhere.
-            lent = self.ground.tables.works["place"][rows] == BEYOND
-            have -= min(float(capacity[lent].sum()), REPLACED_AT_ONCE * target)
-        least = service.replicas_min if mode == ONLINE else 0
-        count = int(np.count_nonzero(~leaving))
+            have -= min(lent, REPLACED_AT_ONCE * target)
+        least = self.services[v].replicas_min if mode == ONLINE else 0
         if have < target or count < least:
-            self._add(v, mode, target - have, least - count, states)
+            self._add(v, mode, target - have, least - count, waiting)
         elif have > target * (1.0 + TOLERANCE) and count > least:
-            self._drop(v, mode, have - target, count - least, states, capacity)
+            self._drop(v, mode, have - target, count - least)
 
-    def _add(self, v: int, mode: int, lacking: float, least: int, states: Ints) -> None:
+    def _add(self, v: int, mode: int, lacking: float, least: int, waiting: int) -> None:
         if mode == ONLINE and self.ground.rules.converts_replicas:
             lacking, least = self._convert_back(v, lacking, least)
-        shape = self.services[v].shape
-        first = int(self.ground.tables.shapes[shape, 0, k.PREFERENCE])
-        each = self.ground.fleet.shapes[shape].speed[first]
+        each = self.speeds[v][self._first_pool(v)]
         wanted = max(least, int(np.ceil(lacking / each)) if lacking > 0 else 0)
         if mode == BATCH:
-            wanted = min(wanted, WAITING_AT_MOST - int(np.count_nonzero(states == k.WAITING)))
+            wanted = min(wanted, WAITING_AT_MOST - waiting)
         for _ in range(wanted):
-            self.rows[v][mode].append(self._new(v, mode))
+            self.rosters[v][mode].append(self._new(v, mode))
 
     def _new(self, v: int, mode: int) -> int:
         """Submit one replica on the service's own account."""
         service = self.services[v]
         shape = self.ground.fleet.shapes[service.shape]
-        first = int(self.ground.tables.shapes[service.shape, 0, k.PREFERENCE])
         kind = "batch" if mode == BATCH else "replica"
         asking = self._asking(v, mode)
         self.made[v] += 1
@@ -184,7 +174,7 @@ class Services:
             mode=mode,
             place=asking.place,
             bid=asking.bid,
-            restart_s=shape.start_s[first],
+            restart_s=shape.start_s[self._first_pool(v)],
         )
 
     def _asking(self, v: int, mode: int, place: int | None = None) -> Asking:
@@ -221,56 +211,58 @@ class Services:
 
     def _convert_back(self, v: int, lacking: float, least: int) -> tuple[float, int]:
         """Turn running batch replicas into online ones: no boot, the weights are there."""
-        batch = self.rows[v][BATCH]
-        if not batch:
-            return lacking, least
-        states = self.ground.tables.works["state"][batch]
-        capacity = self._capacity(v, batch)
+        online, batch = self.rosters[v]
+        self._muster(v, BATCH)
+        rows, states = batch.rows.tolist(), batch.states[: len(batch)].copy()
+        moved: set[int] = set()
         # Running ones first, then those that start already.
         for state in (k.RUNNING, k.STARTING):
             for i in np.flatnonzero(states == state).tolist():
                 if lacking <= 0 and least <= 0:
                     break
-                if not self._move(v, batch[i], ONLINE):
+                if not self._move(v, rows[i], ONLINE):
                     continue
-                self.rows[v][ONLINE].append(batch[i])
-                lacking -= float(capacity[i])
+                online.append(rows[i])
+                moved.add(rows[i])
+                lacking -= float(batch.capacity[i])
                 least -= 1
-        moved = set(self.rows[v][ONLINE])
-        batch[:] = [row for row in batch if row not in moved]
+        if moved:
+            batch.remove(moved)
         return lacking, least
 
-    def _drop(
-        self, v: int, mode: int, surplus: float, count: int, states: Ints, capacity: Floats
-    ) -> None:
+    def _drop(self, v: int, mode: int, surplus: float, count: int) -> None:
         """Give up replicas beyond the target: waiting ones, then starting, then running."""
-        rows = list(self.rows[v][mode])
-        converts = mode == ONLINE and self.ground.rules.converts_replicas
-        batch_waits = self.orders[v].total > 0.0
-        each = capacity.tolist()
-        least = min(each)
+        roster = self.rosters[v][mode]
+        rows, states = roster.rows.copy(), roster.states[: len(roster)].copy()
+        each = roster.capacity[: len(roster)].copy()
+        places = self.ground.tables.works["place"][rows]
+        goes_on = mode == ONLINE and self.ground.rules.converts_replicas
+        goes_on &= self.orders[v].total > 0.0
+        moved: set[int] = set()
         for state in (k.WAITING, k.STARTING, k.RUNNING):
-            found = np.flatnonzero(states == state)[::-1]
-            lent = self.ground.tables.works["place"][np.asarray(rows)[found]]
-            for i in found[np.argsort(-lent, kind="stable")].tolist():
-                if count <= 0 or surplus < least:
-                    return
+            # The newest first, those beyond the plan before those in it.
+            found = np.flatnonzero((states == state) & (each <= surplus))[::-1]
+            for i in found[np.argsort(-places[found], kind="stable")].tolist():
+                if count <= 0:
+                    break
                 if each[i] > surplus:
                     continue
-                surplus -= each[i]
+                surplus -= float(each[i])
                 count -= 1
-                goes_on = converts and batch_waits and state != k.WAITING
-                if goes_on and self._move(v, rows[i], BATCH):
-                    self.rows[v][BATCH].append(rows[i])
-                    self.rows[v][ONLINE].remove(rows[i])
+                row = int(rows[i])
+                if goes_on and state != k.WAITING and self._move(v, row, BATCH):
+                    self.rosters[v][BATCH].append(row)
+                    moved.add(row)
                 else:
-                    self.ground.turn(k.STOP_WANTED, rows[i], k.SURPLUS)
+                    self.ground.turn(k.STOP_WANTED, row, k.SURPLUS)
+        if moved:
+            roster.remove(moved)
 
     def _set_urgency(self, v: int, urgent: bool) -> None:
         """Lift batch to its class's level while a deadline is at stake, and back."""
         if urgent == bool(self.urgent[v]):
             return
         self.urgent[v] = urgent
-        for row in self.rows[v][BATCH]:
+        for row in self.rosters[v][BATCH].rows.tolist():
             if not self.ground.ended(row):
                 self._move(v, row, BATCH)

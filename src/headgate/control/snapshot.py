@@ -14,6 +14,7 @@ import numpy as np
 from headgate.control.batches import Orders
 from headgate.control.machine import Machine
 from headgate.control.pricing import Prices
+from headgate.control.roster import Roster
 from headgate.core.errors import InputError
 from headgate.core.fleet import Fleet
 from headgate.kernels.columns import NAMES
@@ -59,6 +60,7 @@ class Rest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     window_s: float
     quarter_s: float
     ordered: list[tuple[float, int, float]]
+    ordered_tokens: list[float]
     prices: PricesRest | None
 
 
@@ -79,12 +81,13 @@ def snapshot(machine: Machine) -> bytes:
         families=machine.families,
         standings=machine.standings,
         impatient=machine.impatient,
-        orders=[_orders(orders) for orders in services.orders],
-        replicas=services.rows,
+        orders=[orders.state() for orders in services.orders],
+        replicas=[tuple(roster.rows.tolist() for roster in both) for both in services.rosters],
         made=services.made,
         window_s=services.window_s,
         quarter_s=services.quarter_s,
         ordered=list(services.ordered),
+        ordered_tokens=services.ordered_tokens,
         prices=None if machine.prices is None else _prices(machine.prices),
     )
     arrays = {name: getattr(ground.tables, name) for name in NAMES}
@@ -131,13 +134,15 @@ def restore(data: bytes, policy: Policy, name: str = "snapshot") -> Machine:
     ground.refresh()
     machine.families, machine.standings = rest.families, rest.standings
     machine.impatient = rest.impatient
-    services.orders = [Orders(**_numbered(orders)) for orders in rest.orders]
-    services.rows, services.made = rest.replicas, rest.made
+    services.orders = [Orders.of(orders) for orders in rest.orders]
+    services.rosters = [(Roster(online), Roster(batch)) for online, batch in rest.replicas]
+    services.made = rest.made
     services.urgent, services.arrived = arrays["urgent"], arrays["arrived"]
     services.queued = arrays["queued"]
     services.quarters, services.quarter_tokens = arrays["quarters"], arrays["quarter_tokens"]
     services.window_s, services.quarter_s = rest.window_s, rest.quarter_s
     services.ordered.extend(rest.ordered)
+    services.ordered_tokens = rest.ordered_tokens
     if machine.prices is not None and rest.prices is not None:
         _restore_prices(machine.prices, rest.prices, arrays)
     return machine
@@ -170,20 +175,3 @@ def _restore_prices(prices: Prices, rest: PricesRest, arrays: dict[str, Any]) ->
     prices.planned_uses = rest.planned_uses
     plan = {name[5:]: array for name, array in arrays.items() if name.startswith("plan.")}
     prices.plan = Plan(**plan) if plan else None
-
-
-def _orders(orders: Orders) -> dict[str, Any]:
-    """JSON has no infinity; an order that is not done has no time."""
-    return {
-        name: [None if np.isinf(x) else x for x in value] if name == "done_s" else value
-        for name, value in ((slot, getattr(orders, slot)) for slot in orders.__slots__)
-    }
-
-
-def _numbered(orders: dict[str, Any]) -> dict[str, Any]:
-    """Keys of JSON are text, its pairs are lists and its missing times are infinite."""
-    return orders | {
-        "left": {int(number): tokens for number, tokens in orders["left"].items()},
-        "queue": [tuple(place) for place in orders["queue"]],
-        "done_s": [np.inf if x is None else x for x in orders["done_s"]],
-    }

@@ -7,6 +7,7 @@ seen so far; where nothing beats the last value on them, the last value it is.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -53,7 +54,12 @@ def choose(seen: Floats) -> Floats:
     Judged over several horizons on all that was seen; another pull must beat persistence by 2 %,
     so that chance alone does not switch it on.
     """
-    services = seen.shape[1]
+    return _chosen(seen.tobytes(), seen.shape[1])
+
+
+@lru_cache(maxsize=4)  # plans are made several times in a quarter, on the same history
+def _chosen(history: bytes, services: int) -> Floats:
+    seen = np.frombuffer(history).reshape(-1, services)
     if len(seen) < AT_LEAST:
         return np.ones(services)
     error = np.zeros((len(PULLS), services))

@@ -53,5 +53,14 @@ class Anticipating:
         if len(recent) <= step:
             return base * 1.2
         rise = (recent[step:] - recent[:-step]) / np.maximum(recent[:-step], 1.0)
-        margin = np.quantile(np.maximum(rise, 0.0), self.quantile, axis=0)
+        margin = _quantile(np.maximum(rise, 0.0), self.quantile)
         return np.asarray(base * np.clip(1.0 + margin, self.least_headroom, 2.0))
+
+
+def _quantile(values: Floats, share: float) -> Floats:
+    """As numpy.quantile down the first axis, which takes four times as long for so few rows."""
+    ordered = np.sort(values, axis=0)
+    at = share * (len(ordered) - 1)
+    below = int(at)
+    above = min(below + 1, len(ordered) - 1)
+    return np.asarray(ordered[below] + (at - below) * (ordered[above] - ordered[below]))

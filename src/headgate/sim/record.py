@@ -1,8 +1,5 @@
 """What a run leaves behind, window by window; everything reported is computed from it."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +7,7 @@ from headgate.control.machine import Machine
 from headgate.core.facts import Fact, WindowClosed, Wish
 from headgate.core.tables import Floats, Ints, Table, Tables
 from headgate.kernels import layout as k
+from headgate.kernels.muster import owed
 from headgate.sim.traffic import Traffic
 
 # Works of one lane that are looked at as asks for a guarantee; behind them stand equals.
@@ -89,6 +87,9 @@ class Guarantees:
         self.asked_since: dict[tuple[int, int], float] = {}  # (work, pool)
         self.broken_s = 0.0
         self.by_class: Floats = np.zeros(len(fleet.classes))
+        # Whatever is promised is asked for by the accelerator at most.
+        most = int(self.promised.sum())
+        self._rows, self._pools = np.zeros(most, np.int64), np.zeros(most, np.int64)
 
     def note(self, at_s: float, window_s: float) -> None:
         """Count a window for every ask that is older than the reclaim time."""
@@ -104,34 +105,16 @@ class Guarantees:
         for class_, _ in broken:
             self.by_class[class_] += window_s
 
-    def _asked(self) -> set[tuple[int, int]]:
+    def _asked(self) -> list[tuple[int, int]]:
         """(work, pool) of the waiting works that fit, in order, into what their class is
         guaranteed in the pool and does not hold."""
-        tables = self.machine.ground.tables
+        ground = self.machine.ground
+        tables = ground.tables
         # What a class holds, lent to it or its own; only batch counts against nobody.
         held = tables.tally[:, [k.GANG, k.REPLICA, k.LEASE], k.STARTING : k.DONE].sum(axis=(1, 2))
         spare = np.where(self.promised > 0, self.promised - held, 0)
         spare = np.minimum(spare, tables.pools["up"] - held)
-        asked: set[tuple[int, int]] = set()
         if not (spare > 0).any():
-            return asked
-        for row in self._waiting(np.asarray((spare > 0).any(axis=1))):
-            work = tables.works[row]
-            wanted = tables.shapes[work["shape"], :, k.GPUS]
-            mine = spare[work["class_"]]
-            for p in np.flatnonzero((wanted > 0) & (wanted <= mine)).tolist():
-                asked.add((row, p))
-                mine[p] -= wanted[p]
-        return asked
-
-    def _waiting(self, owed: NDArray[Any]) -> Iterator[int]:
-        """Works of the classes that are owed something: claimants, then the heads of lanes."""
-        tables = self.machine.ground.tables
-        rows = (row for row in tables.claimants() if tables.works[row]["kind"] != k.BATCH)
-        yield from (row for row in rows if owed[tables.works[row]["class_"]])
-        lanes = tables.lanes[: tables.meta[k.N_LANES]]
-        for at in lanes["head"][~_fills(tables, lanes) & owed[lanes["class_"]]].tolist():
-            seen = 0
-            while at >= 0 and seen < OWED_AT_MOST:
-                yield at
-                at, seen = int(tables.works[at]["behind"]), seen + 1
+            return []
+        count = owed(ground.columns, spare, k.BATCH, OWED_AT_MOST, self._rows, self._pools)
+        return list(zip(self._rows[:count].tolist(), self._pools[:count].tolist(), strict=True))

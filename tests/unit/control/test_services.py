@@ -216,10 +216,29 @@ def test_orders_are_served_by_deadline_and_done_when_nothing_is_left() -> None:
     orders.add("soon", 0, 50.0, 1000.0)
     orders.serve(60.0, 10.0)
     assert orders.done_s == [float("inf"), 10.0]
-    assert orders.left == {0: pytest.approx(90.0)}
+    assert orders.open["left"].tolist() == [pytest.approx(90.0)]
+    assert orders.first_deadline_s() == 2000.0
     orders.serve(1000.0, 20.0)
     assert orders.done_s == [20.0, 10.0]
     assert orders.total == 0.0
+
+
+def test_a_long_backlog_is_kept_in_order_of_deadline_whatever_comes_and_goes() -> None:
+    dice, orders = np.random.default_rng(3), Orders()
+    plain: dict[int, float] = {}
+    for number in range(400):
+        due_s = float(dice.integers(1, 50))
+        orders.add(f"order-{number}", 0, 10.0, due_s)
+        plain[number] = due_s
+        if number % 3 == 0:
+            first = min(plain, key=lambda n: (plain[n], n))
+            orders.serve(10.0, 0.0)
+            assert orders.done_s[first] == 0.0
+            del plain[first]
+    assert orders.open["number"].tolist() == sorted(plain, key=lambda n: (plain[n], n))
+    again = Orders.of(orders.state())
+    assert again.state() == orders.state()
+    assert again.due_per_s(2.0) == orders.due_per_s(2.0) == 10.0 * len(plain) / 60.0
 
 
 def test_the_rate_that_is_due_holds_every_deadline() -> None:
