@@ -12,15 +12,17 @@ from headgate.control.explain import Explanation, explain, find
 from headgate.control.factlog import entries, read_head
 from headgate.control.machine import Machine
 from headgate.control.replay import Replay, replay
+from headgate.control.waits import Estimate, Waits
 from headgate.core.errors import InputError
 from headgate.sim.policies import from_head
 
 
-def _play(file: BinaryIO, name: str, until_s: float | None) -> tuple[Machine, Replay]:
-    """The machine of the log's head, after the log's facts."""
+def _play(file: BinaryIO, name: str, until_s: float | None) -> tuple[Waits, Replay]:
+    """The machine of the log's head after the log's facts, and what was seen of its waits."""
     head = read_head(file, name)
     machine = Machine(head.fleet, from_head(head), dict(head.standing))
-    return machine, replay(machine, entries(file, name), until_s)
+    waits = Waits(machine)
+    return waits, replay(machine, entries(file, name), until_s, waits)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -69,13 +71,14 @@ def explain_command(work: str, at: str, log: Path) -> None:
     """Say why WORK is where it is at TIME: the rule, and what would change it."""
     at_s = seconds(at)
     with _open(log) as file:
-        machine, result = _play(file, log.name, at_s)
+        waits, result = _play(file, log.name, at_s)
     if result.difference is not None:
         raise InputError(
             f"{log.name} no longer replays from fact {result.difference.number} on; it was "
             f"written by another version or policy: run the simulation again."
         )
-    show(explain(machine, find(machine, work)))
+    machine = waits.machine
+    show(explain(machine, find(machine, work), waits))
 
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -108,8 +111,13 @@ def show(told: Explanation) -> None:
         console.print(
             f"in line: {told.ahead} before it, {told.higher} on higher levels want the same pools"
         )
-        table = Table("pool", "wants", "free", "whole nodes", "class holds", "guaranteed", "says")
+        priced = any(view.price_per_h is not None for view in told.pools)
+        money = ("price/h", "bid/h") if priced else ()
+        table = Table(
+            "pool", "wants", "free", "whole nodes", "class holds", "guaranteed", *money, "says"
+        )
         for view in told.pools:
+            bids = (f"{view.price_per_h:.2f}", f"{view.bid_per_h:.2f}") if priced else ()
             table.add_row(
                 view.pool,
                 str(view.wanted),
@@ -117,7 +125,33 @@ def show(told: Explanation) -> None:
                 f"{view.whole_nodes_free} of {view.whole_nodes_wanted}",
                 str(view.class_held),
                 str(view.class_guarantee),
+                *bids,
                 view.says,
             )
         console.print(table)
+    if told.binding:
+        console.print(f"what binds: {told.binding}")
     console.print(f"smallest change: {told.change}")
+    if told.back_s is not None:
+        at = "now" if told.back_s == 0 else f"in {duration(told.back_s)}"
+        console.print(f"the price is expected to be at its bid {at}")
+    if told.state == "waiting":
+        console.print(f"time to start: {_expected(told.wait)}")
+
+
+def _expected(wait: Estimate | None) -> str:
+    if wait is None:
+        return "unknown: too few works like it have started by now"
+    high = "an unknown time" if wait.high_s == float("inf") else duration(wait.high_s)
+    middle = "" if wait.middle_s == float("inf") else f", half within {duration(wait.middle_s)}"
+    return (
+        f"nine of ten like it start between {duration(wait.low_s)} and {high} from now{middle} "
+        f"(from {wait.alike} works)"
+    )
+
+
+def duration(span_s: float) -> str:
+    """A time as a person says it."""
+    if span_s < 90:
+        return f"{span_s:.0f} s"
+    return f"{span_s / 60:.0f} min" if span_s < 5400 else f"{span_s / 3600:.1f} h"

@@ -109,8 +109,9 @@ class Orders:
     def of(cls, state: Mapping[str, Any]) -> "Orders":
         """The orders of such a state."""
         orders = cls()
-        for name in ("names", "tenants", "deadlines_s", "tokens", "total"):
-            setattr(orders, name, state[name])
+        for name in ("names", "tenants", "deadlines_s", "tokens"):
+            setattr(orders, name, list(state[name]))
+        orders.total = state["total"]
         orders.done_s = [np.inf if at_s is None else at_s for at_s in state["done_s"]]
         orders._table = np.array([tuple(order) for order in state["open"]], OPEN)
         orders._end = len(orders._table)

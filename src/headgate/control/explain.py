@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from headgate.control.machine import Machine
+from headgate.control.waits import Estimate, Waits
+from headgate.control.whatif import NODES_AT_MOST, Change, changes
 from headgate.core.errors import InputError
 from headgate.core.rules import KINDS, MEANINGS, NAMES, STATES
 from headgate.kernels import layout as k
@@ -23,6 +25,8 @@ class PoolView:
     class_guarantee: int
     class_cap: int | None  # None: no cap
     to_free: int | None  # more that must come free, on the fittest nodes; None: never enough there
+    price_per_h: float | None  # of one accelerator now; None: the policy knows no prices
+    bid_per_h: float | None  # what the work is worth there on one accelerator
     says: str
 
 
@@ -45,7 +49,10 @@ class Explanation:
     ahead: int  # works before it in its own line
     higher: int  # works that wait on a higher level
     pools: tuple[PoolView, ...]
+    binding: str  # the constraint that holds it, in a few words; empty when it does not wait
     change: str
+    back_s: float | None  # the price is expected to be at its bid in so long
+    wait: Estimate | None  # how long it will go on waiting
 
 
 def find(machine: Machine, name: str) -> int:
@@ -62,8 +69,9 @@ def find(machine: Machine, name: str) -> int:
         ) from None
 
 
-def explain(machine: Machine, row: int) -> Explanation:
-    """Everything that decides about the work now."""
+def explain(machine: Machine, row: int, waits: Waits | None = None) -> Explanation:
+    """Everything that decides about the work now; with the time it will wait if `waits` has
+    watched the machine."""
     ground = machine.ground
     work = ground.tables.works[row]
     state = STATES[int(work["state"])]
@@ -71,8 +79,8 @@ def explain(machine: Machine, row: int) -> Explanation:
     ahead = _ahead(machine, row)
     if state == "waiting" and ahead:
         rule = NAMES[k.BEHIND_IN_LINE]
-    waits = state == "waiting"
-    pools = tuple(_pool_views(machine, row)) if waits else ()
+    waits_now = state == "waiting"
+    pools = tuple(_pool_views(machine, row)) if waits_now else ()
     by = int(work["by"])
     pool = int(work["pool"])
     return Explanation(
@@ -89,9 +97,12 @@ def explain(machine: Machine, row: int) -> Explanation:
         pool=machine.fleet.pools[pool].name if pool >= 0 else None,
         gpus=int(work["gpus"]),
         ahead=ahead,
-        higher=_higher(machine, row) if waits else 0,
+        higher=_higher(machine, row) if waits_now else 0,
         pools=pools,
-        change=_change(state, rule, ahead, pools),
+        binding=_binding(machine, row, rule, ahead, pools) if waits_now else "",
+        change=_change(machine, row, state, rule, pools),
+        back_s=_back_s(machine, row) if waits_now else None,
+        wait=waits.estimate(row) if waits is not None and waits_now else None,
     )
 
 
@@ -120,9 +131,8 @@ def _pool_views(machine: Machine, row: int) -> list[PoolView]:
     tables, fleet = machine.ground.tables, machine.fleet
     work = tables.works[row]
     views = []
-    for p in tables.shapes[work["shape"], :, k.PREFERENCE].tolist():
-        if p < 0:
-            break
+    for p in _pools(machine, row):
+        price_per_h, bid_per_h = _price(machine, row, p)
         wanted = int(tables.shapes[work["shape"], p, k.GPUS])
         held, _, cap, guarantee, _ = tables.claims[work["claim"], p].tolist()
         pool = tables.pools[p]
@@ -150,6 +160,8 @@ def _pool_views(machine: Machine, row: int) -> list[PoolView]:
                 class_guarantee=guarantee,
                 class_cap=cap if cap < np.iinfo(np.int64).max // 8 else None,
                 to_free=None if over > 0 else to_free,
+                price_per_h=price_per_h,
+                bid_per_h=bid_per_h,
                 says=says,
             )
         )
@@ -172,22 +184,78 @@ def _to_free(machine: Machine, row: int, p: int, wanted: int) -> int | None:
     return missing
 
 
-def _change(state: str, rule: str, ahead: int, pools: tuple[PoolView, ...]) -> str:
-    """One sentence: the smallest change that would start it."""
+def _pools(machine: Machine, row: int) -> list[int]:
+    """Pools it can run in: those it may start in now, in its order, then the rest."""
+    tables, fleet = machine.ground.tables, machine.fleet
+    shape = tables.works[row]["shape"]
+    listed = [p for p in tables.shapes[shape, :, k.PREFERENCE].tolist() if p >= 0]
+    gpus = tables.shapes[shape, :, k.GPUS].tolist()
+    fits = [p for p, count in enumerate(gpus) if 0 < count <= fleet.pools[p].gpus]
+    return listed + [p for p in fits if p not in listed]
+
+
+def _price(machine: Machine, row: int, p: int) -> tuple[float | None, float | None]:
+    """(price, bid) of one accelerator for an hour in a pool, as the last plan has it."""
+    prices = machine.prices
+    work = machine.ground.tables.works[row]
+    if prices is None or prices.plan is None or work["service"] >= 0:
+        return None, None
+    use = int(work["use"])
+    worth = float(prices.bids[use] * prices.speeds[use][p]) * 3600.0
+    return float(prices.plan.price[p, 0]), worth
+
+
+def _back_s(machine: Machine, row: int) -> float | None:
+    work = machine.ground.tables.works[row]
+    if machine.prices is None or work["service"] >= 0:
+        return None
+    return machine.prices.back_s(int(work["use"]))
+
+
+def _binding(machine: Machine, row: int, rule: str, ahead: int, pools: tuple[PoolView, ...]) -> str:
+    """What holds a waiting work: the line, prices, a cap, whole nodes, or capacity."""
+    if rule == NAMES[k.WAITS_FOR_RECLAIM]:
+        return "accelerators on their way"
+    if ahead:
+        return "the line before it"
+    bids = [view for view in pools if view.price_per_h is not None]
+    if bids and all((v.bid_per_h or 0.0) < (v.price_per_h or 0.0) for v in bids):
+        return "the price: its bid is under it in every pool"
+    if pools and all(view.class_cap is not None and view.to_free is None for view in pools):
+        return "a cap of its class"
+    if any(view.free >= view.wanted for view in pools):
+        return "whole nodes: what is free lies on too many"
+    if machine.ground.tables.works[row]["firm"] and rule == NAMES[k.LENT_NOT_GIVEN]:
+        return "guarantees of others: the rest may only be lent"
+    return "capacity: what it may use is held"
+
+
+def _change(machine: Machine, row: int, state: str, rule: str, pools: tuple[PoolView, ...]) -> str:
+    """One sentence: the smallest change that would start it, each tried on a copy."""
     if state != "waiting":
         return "nothing: it does not wait."
     if rule == NAMES[k.WAITS_FOR_RECLAIM]:
         return "nothing: it starts when those who must stop have answered."
-    possible = [view for view in pools if view.to_free is not None]
-    before = f" once the {ahead} before it in line have started" if ahead else ""
-    if possible:
-        best = min(possible, key=lambda view: view.to_free or 0)
-        if best.to_free:
-            return f"it starts when {best.to_free} accelerators come free in {best.pool}{before}."
-        return f"it starts in {best.pool} in the next round{before}."
+    found = changes(machine, row, tuple(_pools(machine, row)))
+    if any(change.nothing for change in found):
+        return "nothing: the next plan admits it."
+    told = sorted((_told(machine, row, change) for change in found), key=len)
+    if told:
+        return f"it is admitted with {', or with '.join(told)}."
     capped = [v for v in pools if v.class_cap is not None]
     if capped:
         best = min(capped, key=lambda v: v.class_held + v.wanted - (v.class_cap or 0))
-        over = best.class_held + best.wanted - (best.class_cap or 0)
-        return f"a cap of its class in {best.pool} that is {over} higher would admit it{before}."
-    return "more nodes: no pool it may use has enough that are up and not kept for others."
+        over = max(0, best.class_held + best.wanted - (best.class_cap or 0))
+        return f"a cap of its class in {best.pool} that is {over} higher, and room there."
+    return f"more than {NODES_AT_MOST} nodes: no smaller change admits it."
+
+
+def _told(machine: Machine, row: int, change: Change) -> str:
+    if change.pool is not None:
+        plural = "s" if change.nodes > 1 else ""
+        return f"{change.nodes} more node{plural} in {machine.fleet.pools[change.pool].name}"
+    now = float(machine.ground.tables.works[row]["bid"])
+    return (
+        f"a bid of {change.bid * 3600:.3g} an accelerator-hour at best speed "
+        f"instead of {now * 3600:.3g}"
+    )

@@ -83,11 +83,11 @@ class Ground:
             else:
                 self.wishes.append(StopWork(self.fact, position, work, NAMES[rule], by, ref))
 
-    def refuse(self, row: int, rule: int) -> None:
-        """Refuse a waiting work and tell its submitter."""
+    def refuse(self, row: int, rule: int, back_s: float | None = None) -> None:
+        """Refuse a waiting work and tell its submitter, with a time to come back if known."""
         self.turn(k.WORK_REFUSED, row, rule)
         ref = int(self.tables.works[row]["ref"])
-        self.wishes.append(RefuseWork(self.fact, len(self.wishes), row, NAMES[rule], ref))
+        self.wishes.append(RefuseWork(self.fact, len(self.wishes), row, NAMES[rule], ref, back_s))
 
     def lane(self, rank: Rank, class_: int, claim: int, firm: int, shape: int) -> int:
         """The waiting line of such works; made when the first one comes."""

@@ -188,7 +188,8 @@ class Machine:
             row = heapq.heappop(self.impatient)[1]
             work = self.ground.tables.works[row]
             if work["state"] == k.WAITING and work["starts"] == 0:
-                self.ground.refuse(row, k.PATIENCE_OVER)
+                back_s = None if self.prices is None else self.prices.back_s(int(work["use"]))
+                self.ground.refuse(row, k.PATIENCE_OVER, back_s)
         if fact.services:
             columns = np.array(
                 [(s.arrived, s.queued, s.batch_served) for s in fact.services], np.float64
@@ -198,6 +199,18 @@ class Machine:
         elif self.prices is not None and self.prices.due(fact.at_s):
             self.prices.renew(self.services.traffic(), np.zeros(0))
         self.ground.turn(k.TIME_PASSED, -1)
+
+    def plan_now(self) -> list[Wish]:
+        """Plan and decide as at the close of a window, though none has closed."""
+        self.ground.wishes = []
+        if self.prices is not None:
+            self.prices.planned_s = -np.inf
+        if self.fleet.services:
+            self.services.plan()
+        elif self.prices is not None:
+            self.prices.renew(self.services.traffic(), np.zeros(0))
+        self.ground.turn(k.TIME_PASSED, -1)
+        return self.ground.wishes
 
     def _tenant_changed(self, fact: TenantChanged) -> None:
         """A new standing reorders what the tenant has waiting, and where the rest would wait."""

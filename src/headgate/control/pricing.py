@@ -142,6 +142,14 @@ class Prices:
         can = self.speeds[use] > 0
         return PLANNED if bool((worth > self.plan.price[:, 0])[can].any()) else BEYOND
 
+    def back_s(self, use: int) -> float | None:
+        """Seconds until the price is expected to be at the use's bid; None when not within a day
+        or before the first plan."""
+        if self.plan is None or use >= len(self.plan.back_s) or np.isinf(self.plan.back_s[use]):
+            return None
+        passed_s = self.ground.now_s - self.planned_s
+        return max(0.0, float(self.plan.back_s[use]) - passed_s)
+
     def due(self, now_s: float) -> bool:
         """Whether it is time for a plan: by the clock, or because a new kind of work came."""
         late = now_s - self.planned_s >= self.policy.price_every_s

@@ -1,11 +1,13 @@
 """Feed a fact log back through the machine and compare what it wishes with what it wished."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from headgate.control.factlog import Entry
 from headgate.control.machine import Machine
 from headgate.core.facts import Fact, Wish
+
+Watcher = Callable[[Fact, list[Wish]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,13 @@ class Replay:
     difference: Difference | None  # None: the log and the machine agree
 
 
-def replay(machine: Machine, entries: Iterable[Entry], until_s: float | None = None) -> Replay:
-    """Play the log until its end, `until_s`, or the first difference."""
+def replay(
+    machine: Machine,
+    entries: Iterable[Entry],
+    until_s: float | None = None,
+    watcher: Watcher | None = None,
+) -> Replay:
+    """Play the log until its end, `until_s`, or the first difference; a watcher is told all."""
     facts = wishes = 0
     for entry in entries:
         if until_s is not None and entry.fact.at_s > until_s:
@@ -36,6 +43,8 @@ def replay(machine: Machine, entries: Iterable[Entry], until_s: float | None = N
         if made != entry.wishes:
             difference = Difference(facts, entry.fact, entry.wishes, made)
             return Replay(facts, wishes, machine.now_s, difference)
+        if watcher is not None:
+            watcher(entry.fact, made)
         facts += 1
         wishes += len(made)
     return Replay(facts, wishes, machine.now_s, None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from headgate.control.batches import Orders
 from headgate.control.machine import Machine
@@ -64,8 +65,20 @@ class Rest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prices: PricesRest | None
 
 
+Arrays = dict[str, NDArray[Any]]
+
+
 def snapshot(machine: Machine) -> bytes:
     """Everything the machine knows; `restore` makes an equal one of it."""
+    rest, arrays = capture(machine)
+    arrays["rest"] = np.frombuffer(msgspec.json.encode(rest), np.uint8)
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def capture(machine: Machine) -> tuple[Rest, Arrays]:
+    """Everything the machine knows, its own arrays and lists among it: copy before a change."""
     ground, services = machine.ground, machine.services
     rest = Rest(
         version=VERSION,
@@ -97,14 +110,11 @@ def snapshot(machine: Machine) -> bytes:
         "queued": services.queued,
         "quarters": services.quarters,
         "quarter_tokens": services.quarter_tokens,
-        "rest": np.frombuffer(msgspec.json.encode(rest), np.uint8),
     }
     if machine.prices is not None and machine.prices.plan is not None:
         plan = machine.prices.plan
         arrays |= {f"plan.{name}": getattr(plan, name) for name in plan.__slots__}
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
+    return rest, arrays
 
 
 def restore(data: bytes, policy: Policy, name: str = "snapshot") -> Machine:
@@ -124,25 +134,30 @@ def restore(data: bytes, policy: Policy, name: str = "snapshot") -> Machine:
             f"{name} is of policy {rest.policy}, version {rest.version}, but {policy.name}, "
             f"version {VERSION}, is to go on from it; restore it under its own policy."
         )
+    return rebuild(rest, arrays, policy)
+
+
+def rebuild(rest: Rest, arrays: Arrays, policy: Policy) -> Machine:
+    """A machine of what was captured. It takes the arrays over and copies the lists."""
     machine = Machine(rest.fleet, policy, rest.weights)
     ground, services = machine.ground, machine.services
     for table in NAMES:
         setattr(ground.tables, table, arrays[table])
     ground.now_s, ground.fact, ground.rows = rest.now_s, rest.fact, rest.rows
-    ground.names, ground.shape_of = rest.names, rest.shape_of
+    ground.names, ground.shape_of = list(rest.names), list(rest.shape_of)
     ground.lane_rows = {place: row for row, place in enumerate(rest.lanes)}
     ground.refresh()
-    machine.families, machine.standings = rest.families, rest.standings
-    machine.impatient = rest.impatient
+    machine.families, machine.standings = list(rest.families), list(rest.standings)
+    machine.impatient = list(rest.impatient)
     services.orders = [Orders.of(orders) for orders in rest.orders]
     services.rosters = [(Roster(online), Roster(batch)) for online, batch in rest.replicas]
-    services.made = rest.made
+    services.made = list(rest.made)
     services.urgent, services.arrived = arrays["urgent"], arrays["arrived"]
     services.queued = arrays["queued"]
     services.quarters, services.quarter_tokens = arrays["quarters"], arrays["quarter_tokens"]
     services.window_s, services.quarter_s = rest.window_s, rest.quarter_s
     services.ordered.extend(rest.ordered)
-    services.ordered_tokens = rest.ordered_tokens
+    services.ordered_tokens = list(rest.ordered_tokens)
     if machine.prices is not None and rest.prices is not None:
         _restore_prices(machine.prices, rest.prices, arrays)
     return machine
@@ -168,9 +183,10 @@ def _restore_prices(prices: Prices, rest: PricesRest, arrays: dict[str, Any]) ->
     prices.keys = {
         (*key[:4], tuple(key[4])): row for key, row in zip(rest.keys, rest.rows, strict=True)
     }
-    prices.bids, prices.classes, prices.priorities = rest.bids, rest.classes, rest.priorities
+    prices.bids, prices.classes = list(rest.bids), list(rest.classes)
+    prices.priorities = list(rest.priorities)
     prices.speeds = [np.array(speed) for speed in rest.speeds]
-    prices.restarts_s, prices.risks_s = rest.restarts_s, rest.risks_s
+    prices.restarts_s, prices.risks_s = list(rest.restarts_s), list(rest.risks_s)
     prices.planned_s = -np.inf if rest.planned_s is None else rest.planned_s
     prices.planned_uses = rest.planned_uses
     plan = {name[5:]: array for name, array in arrays.items() if name.startswith("plan.")}

@@ -154,6 +154,7 @@ class RefuseWork(msgspec.Struct, frozen=True, gc=False, tag=True):
     work: Row
     rule: str
     ref: int = -1
+    back_s: float | None = None  # the price is expected to be at its bid in so long; None: unknown
 
 
 Wish = StartWork | StopWork | RefuseWork

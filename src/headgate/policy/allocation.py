@@ -164,6 +164,16 @@ def _open(m: Market, price: Floats, quota: Floats, profit: Floats) -> NDArray[np
     return np.asarray(open_ | (can & ~open_.any(axis=1, keepdims=True)))
 
 
+def _back_s(m: Market, p: Programme, price: Floats) -> Floats:
+    """[use] seconds until the first bucket in which its bid is at the price of some pool."""
+    uses = len(m.bid)
+    worth = p.uses.value[:uses, None] * p.uses.rate[:uses]
+    slack = 1e-9 * (1.0 + worth)[:, :, None]
+    paid = (worth[:, :, None] + slack >= price[None, :, :]) & (m.speed > 0)[:, :, None]
+    begins_s = np.append(0.0, np.cumsum(p.hours)[:-1]) * HOUR_S
+    return np.asarray(np.where(paid.any(axis=1), begins_s, np.inf).min(axis=1))
+
+
 def plan_of(m: Market, p: Programme, a: Answer) -> Plan:
     """The first bucket is what to do now."""
     services, uses = len(m.per_gpu_s), len(m.bid)
@@ -185,6 +195,8 @@ def plan_of(m: Market, p: Programme, a: Answer) -> Plan:
     # Among pools that are equally good, those of the plan come first.
     share = quota / np.maximum(quota.sum(axis=1, keepdims=True), 1e-9)
     profit = np.where(m.speed > 0, profit + 1e-3 * share, -np.inf)
+    lent = _lent(m, quota)
     return Plan(
-        p.hours, a.price, np.round(quota, 6), partial, profit, open_, _lent(m, quota), a.floor_price
-    )
+        p.hours, a.price, np.round(quota, 6), partial, profit, open_, lent, a.floor_price,
+        _back_s(m, p, a.price),
+    )  # fmt: skip

@@ -143,7 +143,9 @@ class Plan:
     profit: Floats  # [use, pool] worth of an hour there above its price; the best pools have most
     open: NDArray[np.bool_]  # [use, pool] it may start there: its bid is not under the price
     lent: Floats  # [pool] GPUs that may still be lent beyond the plan
-    floor_price: Floats  # [class, pool] worth lost for one more GPU guaranteed
+    floor_price: Floats  # [class, pool, bucket] worth lost for one more GPU guaranteed, an hour
+    # [use] seconds until its bid is no longer under the price somewhere; infinite: not in the plan
+    back_s: Floats
 
 
 @runtime_checkable
