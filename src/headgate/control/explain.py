@@ -239,7 +239,7 @@ def _change(machine: Machine, row: int, state: str, rule: str, pools: tuple[Pool
     found = changes(machine, row, tuple(_pools(machine, row)))
     if any(change.nothing for change in found):
         return "nothing: the next plan admits it."
-    told = sorted((_told(machine, row, change) for change in found), key=len)
+    told = [_told(machine, row, change) for change in found]
     if told:
         return f"it is admitted with {', or with '.join(told)}."
     capped = [v for v in pools if v.class_cap is not None]

@@ -12,7 +12,7 @@ import numpy as np
 
 from headgate.control.machine import Machine
 from headgate.control.snapshot import Arrays, capture, rebuild
-from headgate.core.facts import NodeJoined
+from headgate.core.facts import NodeJoined, Wish
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Ints, Tables
 from headgate.kernels import layout as k
@@ -44,8 +44,8 @@ def copy_of(machine: Machine) -> Machine:
     return rebuild(rest, {name: array.copy() for name, array in arrays.items()}, machine.policy)
 
 
-def with_nodes(machine: Machine, pool: int, count: int) -> Machine:
-    """A copy in which so many empty nodes of the pool have just joined."""
+def with_nodes(machine: Machine, pool: int, count: int) -> tuple[Machine, list[Wish]]:
+    """A copy in which so many empty nodes of the pool have just joined, and what it wished then."""
     rest, arrays = capture(machine)
     old = machine.fleet
     pools = list(old.pools)
@@ -54,20 +54,16 @@ def with_nodes(machine: Machine, pool: int, count: int) -> Machine:
     rest = msgspec.structs.replace(rest, fleet=fleet)
     grown = rebuild(rest, _moved(arrays, old, fleet, machine.ground.rules.levels), machine.policy)
     first = int(grown.ground.tables.pools["first_node"][pool]) + old.pools[pool].nodes
+    wishes: list[Wish] = []
     for node in range(first, first + count):
-        grown.handle(NodeJoined(machine.now_s, node))
-    return grown
+        wishes += grown.handle(NodeJoined(machine.now_s, node))
+    return grown, wishes
 
 
 def _moved(arrays: Arrays, old: Fleet, fleet: Fleet, levels: int) -> Arrays:
     """The tables with room for more nodes in one pool: rows behind them move up."""
     tables = Tables(fleet, levels)
-    nodes = np.concatenate(
-        [
-            np.arange(own.nodes) + int(first)
-            for own, first in zip(old.pools, tables.pools["first_node"], strict=True)
-        ]
-    )
+    nodes = rows_of_nodes(old, tables.pools["first_node"].tolist())
     gpus: Ints = np.concatenate(
         [tables.nodes["first"][n] + np.arange(tables.nodes["size"][n]) for n in nodes]
     ).astype(np.int64)
@@ -85,6 +81,12 @@ def _moved(arrays: Arrays, old: Fleet, fleet: Fleet, levels: int) -> Arrays:
     _follow(moved["works"]["head"], gpus)
     _follow(moved["works"]["reserved_node"], nodes)
     return moved
+
+
+def rows_of_nodes(old: Fleet, first: list[int]) -> Ints:
+    """[node] where the nodes of a fleet stand when its pools begin at other rows."""
+    pools = zip(old.pools, first, strict=True)
+    return np.concatenate([np.arange(pool.nodes) + at for pool, at in pools])
 
 
 def _follow(column: Ints, rows: Ints) -> None:
@@ -118,7 +120,7 @@ def admits(machine: Machine, row: int) -> bool:
 
 def smallest_nodes(machine: Machine, row: int, pool: int) -> Change | None:
     """The fewest whole nodes more of the pool that admit the work; None when none would do."""
-    least = _smallest(lambda n: admits(with_nodes(machine, pool, n), row), NODES_AT_MOST)
+    least = _smallest(lambda n: admits(with_nodes(machine, pool, n)[0], row), NODES_AT_MOST)
     return None if least is None else Change(pool=pool, nodes=least)
 
 
@@ -157,5 +159,6 @@ def changes(machine: Machine, row: int, pools: tuple[int, ...]) -> tuple[Change,
     if admits(copy_of(machine), row):
         return (Change(),)
     found = [smallest_nodes(machine, row, pool) for pool in pools]
-    found.append(smallest_bid(machine, row))
-    return tuple(change for change in found if change is not None)
+    nodes = sorted((change for change in found if change is not None), key=lambda c: c.nodes)
+    bid = smallest_bid(machine, row)
+    return (*nodes, bid) if bid is not None else tuple(nodes)

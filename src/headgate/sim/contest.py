@@ -67,22 +67,8 @@ def run_policy(
     """Simulate one policy; its figures, and `partial` when it was stopped before the end."""
     began_s = time.perf_counter()
     scenario = story.scenario
-    made = TimedMachine if settings.timed else Machine
-    machine = made(story.fleet, make(name, story), dict(scenario.order.standing))
-    truth = story.submitted()
-    traffic = None
-    if story.fleet.services:
-        objectives = Objectives(
-            np.array([part.wait_s for part in scenario.services]),
-            np.array([part.patience_s for part in scenario.services]),
-        )
-        traffic = _traffic(story, objectives, settings.seed)
-    nature = Nature(
-        story.fleet, iter(story.facts), truth,
-        until_s=scenario.span_s, seed=settings.seed, live_s=story.live_s,
-        failures=story.failures, traffic=traffic, window_s=scenario.window_s,
-        stop_s=scenario.stop_s,
-    )  # fmt: skip
+    machine, nature = stage(name, story, settings)
+    truth, traffic = nature.truth, nature.traffic
     windows = round(scenario.span_s / scenario.window_s)
     record = Recorder(machine, traffic, windows)
     log = _log(name, story, machine, settings)
@@ -113,6 +99,27 @@ def run_policy(
     result["partial"] = record.count < windows
     result["simulated_s"] = until_s
     return result
+
+
+def stage(name: str, story: Story, settings: Settings) -> tuple[Machine, Nature]:
+    """The machine under a policy, and the nature it meets, before the first fact."""
+    scenario = story.scenario
+    made = TimedMachine if settings.timed else Machine
+    machine = made(story.fleet, make(name, story), dict(scenario.order.standing))
+    traffic = None
+    if story.fleet.services:
+        objectives = Objectives(
+            np.array([part.wait_s for part in scenario.services]),
+            np.array([part.patience_s for part in scenario.services]),
+        )
+        traffic = _traffic(story, objectives, settings.seed)
+    nature = Nature(
+        story.fleet, iter(story.facts), story.submitted(),
+        until_s=scenario.span_s, seed=settings.seed, live_s=story.live_s,
+        failures=story.failures, traffic=traffic, window_s=scenario.window_s,
+        stop_s=scenario.stop_s,
+    )  # fmt: skip
+    return machine, nature
 
 
 def _traffic(story: Story, objectives: Objectives, seed: int) -> Traffic:
