@@ -8,8 +8,11 @@ from headgate.control.machine import Machine
 from headgate.control.waits import Estimate, Waits
 from headgate.control.whatif import NODES_AT_MOST, Change, changes
 from headgate.core.errors import InputError
-from headgate.core.rules import KINDS, MEANINGS, NAMES, STATES
+from headgate.core.rules import KINDS, MEANINGS, NAMES, STANDING, STATES
 from headgate.kernels import layout as k
+
+# Prices and bids closer than this, relative, are the same: idle capacity keeps a thousandth.
+NEAR = 5e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,9 @@ def explain(machine: Machine, row: int, waits: Waits | None = None) -> Explanati
     work = ground.tables.works[row]
     state = STATES[int(work["state"])]
     rule = NAMES[int(work["rule"])]
-    ahead = _ahead(machine, row)
+    ahead = len(_line(machine, row))
     if state == "waiting" and ahead:
-        rule = NAMES[k.BEHIND_IN_LINE]
+        rule = _rule_in_line(machine, row)
     waits_now = state == "waiting"
     pools = tuple(_pool_views(machine, row)) if waits_now else ()
     by = int(work["by"])
@@ -106,15 +109,26 @@ def explain(machine: Machine, row: int, waits: Waits | None = None) -> Explanati
     )
 
 
-def _ahead(machine: Machine, row: int) -> int:
-    """Works before it in its lane."""
+def _line(machine: Machine, row: int) -> list[int]:
+    """Works before it in its lane, the first first."""
     tables = machine.ground.tables
     if tables.works[row]["state"] != k.WAITING or tables.works[row]["claiming"]:
-        return 0
-    count, at = 0, int(tables.lanes[tables.works[row]["lane"]]["head"])
+        return []
+    rows, at = [], int(tables.lanes[tables.works[row]["lane"]]["head"])
     while at >= 0 and at != row:
-        count, at = count + 1, int(tables.works[at]["behind"])
-    return count
+        rows.append(at)
+        at = int(tables.works[at]["behind"])
+    return rows
+
+
+def _rule_in_line(machine: Machine, row: int) -> str:
+    """Why the work next before it comes first: it came earlier, or its tenant stands better."""
+    works = machine.ground.tables.works
+    standings = machine.standings
+    before = works[_line(machine, row)[-1]]
+    later = before["submitted_s"] > works[row]["submitted_s"]
+    better = standings[int(before["tenant"])] > standings[int(works[row]["tenant"])]
+    return STANDING if later and better else NAMES[k.BEHIND_IN_LINE]
 
 
 def _higher(machine: Machine, row: int) -> int:
@@ -219,10 +233,11 @@ def _binding(machine: Machine, row: int, rule: str, ahead: int, pools: tuple[Poo
     if ahead:
         return "the line before it"
     bids = [view for view in pools if view.price_per_h is not None]
-    if bids and all((v.bid_per_h or 0.0) < (v.price_per_h or 0.0) for v in bids):
-        return "the price: its bid is under it in every pool"
+    if bids and all((v.bid_per_h or 0.0) <= (v.price_per_h or 0.0) * (1 + NEAR) for v in bids):
+        return "the price: it bids no more than that in any pool"
     if pools and all(view.class_cap is not None and view.to_free is None for view in pools):
-        return "a cap of its class"
+        lent = int(machine.ground.tables.works[row]["claim"]) == len(machine.fleet.classes)
+        return "what may be lent: it stands beyond the plan" if lent else "a cap of its class"
     if any(view.free >= view.wanted for view in pools):
         return "whole nodes: what is free lies on too many"
     if machine.ground.tables.works[row]["firm"] and rule == NAMES[k.LENT_NOT_GIVEN]:

@@ -21,6 +21,9 @@ NAMES: dict[int, str] = {
     k.TERM_OVER: "term-over",
 }
 
+# Why a work stands behind another in line is told from the two, not noted by the round.
+STANDING = "standing"
+
 MEANINGS: dict[str, str] = {
     "not-tried": "it was submitted and no round has looked at it yet",
     "free-capacity": "it started on accelerators that were free",
@@ -34,6 +37,7 @@ MEANINGS: dict[str, str] = {
     "held-for-large-gang": "nodes are kept empty for it until enough are free",
     "surplus": "its service needs fewer replicas",
     "behind-in-line": "an equal work submitted before it waits for the same room",
+    "standing": "a later work comes first: its tenant uses more of the product families",
     "node-lost": "a node it ran on failed",
     "patience-over": "it waited longer than its stated patience",
     "owner-cancelled": "its owner cancelled it",
