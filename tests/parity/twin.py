@@ -346,12 +346,13 @@ class Twin:
             self._start(work, p, k.RESERVED_NODES if here else k.FREE_CAPACITY)
         elif work.kept_pool not in self._pools(work) or not self._allowed(work, work.kept_pool):
             self._give_up_claim(work)
+        elif work.empties:
+            self._take_back(work)
 
     def _allowed(self, work: Work, p: int) -> bool:
         """Whether the class may hold so much more there, whatever is free."""
         wanted, claims = self._wanted(work, p), self.tables.claims
-        own = work if work in self.claimants and work.kept_pool == p else None
-        held = self._class_holds(work.claim, p) + self._coming(work.claim, p, own)
+        held = self._class_holds(work.claim, p) + self._coming(work.claim, p, work)
         if held + wanted > claims[work.claim, p, k.CAP]:
             return False
         if not (work.firm and self.by_guarantees):
@@ -422,39 +423,55 @@ class Twin:
     # Claiming nodes.
 
     def _claim_nodes(self, work: Work) -> bool:
+        return self._take_back(work) or (self.reserve_after_s >= 0.0 and self._keep_nodes(work))
+
+    def _take_back(self, work: Work) -> bool:
         lane = self.lanes[work.lane]
-        takes_back = self.by_levels or self.by_guarantees
-        if takes_back and self.now_s - lane.searched_s >= SEARCH_AGAIN_S:
+        if not (self.by_levels or self.by_guarantees):
+            return False
+        if self.now_s - lane.searched_s < SEARCH_AGAIN_S:
+            return False
+        found = self._find_victims(work)
+        if found is None:
+            lane.searched_s = self.now_s
+            return False
+        p, nodes, victims = found
+        inside = self._inside(work, p)
+        if work in self.claimants:
+            self._let_nodes_go(work)
+        for node in nodes:
+            if node.kept_for is not None:
+                self._give_up_claim(node.kept_for)
+        if work in self.lanes[work.lane].works:
+            self.lanes[work.lane].works.remove(work)
+        self._step_aside(work, p, nodes)
+        for victim in victims:
+            self._stop(victim, k.RECLAIM_GUARANTEE if inside else k.RECLAIM_ORDER, work.row)
+        return True
+
+    def _find_victims(self, work: Work) -> tuple[int, list[Node], list[Work]] | None:
+        for spares in (True, False):
             best: tuple[float, int, list[Node], list[Work]] | None = None
             for p in self._pools(work):
                 if not self._allowed(work, p):
                     continue
-                found = self._search(work, p)
+                found = self._search(work, p, spares)
                 if found is not None and (best is None or found[0] < best[0]):
                     best = (found[0], p, found[1], found[2])
                     if not self.cheapest_pool:
                         break
             if best is not None:
-                self._take_back(work, *best[1:])
-                return True
-            lane.searched_s = self.now_s
-        return self.reserve_after_s >= 0.0 and self._keep_nodes(work)
-
-    def _take_back(self, work: Work, p: int, nodes: list[Node], victims: list[Work]) -> None:
-        inside = self._inside(work, p)
-        self._step_aside(work, p, nodes)
-        for victim in victims:
-            self._stop(victim, k.RECLAIM_GUARANTEE if inside else k.RECLAIM_ORDER, work.row)
+                return best[1:]
+        return None
 
     def _step_aside(self, work: Work, p: int, nodes: list[Node]) -> None:
-        self.lanes[work.lane].works.remove(work)
         self.claimants.append(work)
         work.kept_pool = p
         for node in nodes:
             node.kept_for = work
 
     def _inside(self, work: Work, p: int) -> bool:
-        held = self._class_holds(work.claim, p) + self._coming(work.claim, p)
+        held = self._class_holds(work.claim, p) + self._coming(work.claim, p, work)
         within = held + self._wanted(work, p) <= self._guaranteed(work.claim, p)
         return self.by_guarantees and within
 
@@ -468,81 +485,113 @@ class Twin:
             at_risk_s = (self.now_s - victim.running_s) % victim.checkpoint_s
         return (at_risk_s + victim.restart_s) * self._held(victim) * victim.bid
 
-    def _takeable(self, work: Work, victim: Work, taken: list[Work], inside: bool) -> bool:
+    def _takeable(
+        self, work: Work, victim: Work, taken: list[Work], inside: bool, spares: bool
+    ) -> bool:
         if victim.firm or victim.state not in (k.STARTING, k.RUNNING):
             return False
+        by_order = self.by_levels and bool(self.tables.levels[work.level, victim.level] > 0)
         p, claim = victim.pool, victim.claim
-        if self.by_guarantees and claim != work.claim:
-            gone = sum(self._held(v) for v in taken if v.claim == claim)
-            left = self._class_holds(claim, p) - gone - self._held(victim)
-            if left < self._guaranteed(claim, p):
-                return False
-            if inside:
-                return True
-        return bool(self.by_levels and self.tables.levels[work.level, victim.level] > 0)
+        if not self.by_guarantees or claim == work.claim:
+            return by_order
+        gone = sum(self._held(v) for v in taken if v.claim == claim)
+        held, guarantee = self._class_holds(claim, p) - gone, self._guaranteed(claim, p)
+        size = self._held(victim)
+        if held - size >= guarantee:
+            return inside or by_order
+        if spares or held <= guarantee:
+            return False
+        return inside or (by_order and size > guarantee)
+
+    def _yields(self, keeper: Work, work: Work, p: int, inside: bool) -> bool:
+        """Whether who keeps nodes empty must leave them."""
+        by_order = self.by_levels and bool(self.tables.levels[work.level, keeper.level] > 0)
+        if not self.by_guarantees or keeper.claim == work.claim:
+            return by_order
+        held = self._class_holds(keeper.claim, p) + self._coming(keeper.claim, p)
+        return held > self._guaranteed(keeper.claim, p) and (inside or by_order)
 
     def _clearing(
-        self, work: Work, node: Node, taken: list[Work], inside: bool
+        self, work: Work, node: Node, taken: list[Work], inside: bool, spares: bool
     ) -> tuple[float, list[Work]] | None:
         """Who must go for the whole node to be empty, and what that loses."""
         total, victims = 0.0, []
         for holder in node.holders():
             if holder.state == k.STOPPING or holder in taken:
                 continue
-            if not self._takeable(work, holder, [*taken, *victims], inside):
+            if not self._takeable(work, holder, [*taken, *victims], inside, spares):
                 return None
             total += self._loss(holder)
             victims.append(holder)
         return total, victims
 
     def _freeing(
-        self, work: Work, node: Node, rest: int, taken: list[Work], inside: bool
+        self, work: Work, node: Node, rest: int, taken: list[Work], inside: bool, spares: bool
     ) -> tuple[float, list[Work]] | None:
-        """As `_clearing`, for some of the node's accelerators: who loses least goes first."""
-        total, victims = 0.0, []
+        """As `_clearing`, for some of the node's accelerators: who loses least goes first, and
+        whoever is not needed in the end stays."""
+        victims: list[Work] = []
 
-        def soon() -> int:
-            gone = [*taken, *victims]
+        def soon(chosen: list[Work]) -> int:
+            gone = [*taken, *chosen]
             return sum(
                 owner is None or owner.state == k.STOPPING or owner in gone for owner in node.gpus
             )
 
-        while soon() < rest:
+        while soon(victims) < rest:
             gone = [*taken, *victims]
             may = [
                 holder
                 for holder in node.holders()
-                if holder not in gone and self._takeable(work, holder, gone, inside)
+                if holder not in gone and self._takeable(work, holder, gone, inside, spares)
             ]
             if not may:
                 return None
-            victim = min(may, key=self._loss)
+            victims.append(min(may, key=self._loss))
+        for victim in reversed(list(victims)):
+            others = [other for other in victims if other is not victim]
+            if soon(others) >= rest:
+                victims = others
+        total = 0.0
+        for victim in victims:
             total += self._loss(victim)
-            victims.append(victim)
         return total, victims
 
-    def _search(self, work: Work, p: int) -> tuple[float, list[Node], list[Work]] | None:
+    def _search(
+        self, work: Work, p: int, spares: bool
+    ) -> tuple[float, list[Node], list[Work]] | None:
         inside = self._inside(work, p)
-        usable = [n for n in self._of(p) if n.up and n.kept_for is None]
-        if not usable:
+
+        def usable(node: Node) -> bool:
+            keeper = node.kept_for
+            if not node.up or keeper is None or keeper is work:
+                return node.up
+            return keeper.empties and self._yields(keeper, work, p, inside)
+
+        may = [node for node in self._of(p) if usable(node)]
+        if not may:
             return None
-        whole, rest = divmod(self._wanted(work, p), usable[0].size)
+        whole, rest = divmod(self._wanted(work, p), may[0].size)
         total, picked, taken = 0.0, [], []
         for needed in [0] * whole + ([rest] if rest else []):
-            best: tuple[float, Node, list[Work]] | None = None
-            for node in usable:
+            # For the least loss, then nodes that are not kept for another, then in their order.
+            best: tuple[tuple[float, bool], Node, list[Work]] | None = None
+            for node in may:
                 if node in picked:
                     continue
                 cost = (
-                    self._freeing(work, node, needed, taken, inside)
+                    self._freeing(work, node, needed, taken, inside, spares)
                     if needed
-                    else self._clearing(work, node, taken, inside)
+                    else self._clearing(work, node, taken, inside, spares)
                 )
-                if cost is not None and (best is None or cost[0] < best[0]):
-                    best = (cost[0], node, cost[1])
+                if cost is None:
+                    continue
+                rank = (cost[0], node.kept_for not in (None, work))
+                if best is None or rank < best[0]:
+                    best = (rank, node, cost[1])
             if best is None:
                 return None
-            total += best[0]
+            total += best[0][0]
             picked.append(best[1])
             taken += best[2]
         return total, picked, taken
@@ -560,6 +609,7 @@ class Twin:
             if len(good) < wanted:
                 continue
             good.sort(key=lambda node: -node.free)
+            self.lanes[work.lane].works.remove(work)
             self._step_aside(work, p, good[:wanted])
             work.empties = True
             return True

@@ -404,62 +404,107 @@ def no_lower_level_holds_what_a_higher_could_use(view: View) -> Ints:
     if view.tables.flags[k.USE_LEVELS] == 0:
         return NOBODY
     levels, level = view.tables.levels, view.all_works["level"]
-    return _owed(view, "level", lambda mine, owners: levels[mine, level[owners]] > 0, None)
+    return _owed(view, lambda row, owners: levels[level[row], level[owners]] > 0, inside=False)
 
 
 def a_guarantee_asked_for_is_met(view: View) -> Ints:
     """A guarantee asked for is met within its reclaim time while capacity exists."""
     if view.tables.flags[k.USE_GUARANTEES] == 0:
         return NOBODY
-    claims, claim = view.tables.claims, view.all_works["claim"]
-    spare = claims[:, :, k.GUARANTEE] - claims[:, :, k.HELD] - claims[:, :, k.COMING]
-    return _owed(view, "claim", lambda mine, owners: claim[owners] != mine, spare)
+    claim = view.all_works["claim"]
+    return _owed(view, lambda row, owners: claim[owners] != claim[row], inside=True)
 
 
-def _owed(
-    view: View, column: str, yields: Callable[[int, Ints], Bools], spare: Ints | None
-) -> Ints:
-    """Heads of lanes for which enough whole nodes could be cleared, though nobody was asked to go.
+def _owed(view: View, yields: Callable[[int, Ints], Bools], *, inside: bool) -> Ints:
+    """Works that look for victims, for which enough nodes could be cleared though nobody was
+    asked to go: heads of lanes, and those that nodes are kept empty for.
 
-    `yields` says who of some owners must make room for heads with one value of the column;
-    `spare[claim, pool]`, if given, is what a head must not exceed. Nodes of classes whose guarantee
-    might protect them are left out, and so is a rest that would fit on part of a node: the law is a
-    little weaker than the rule.
+    `yields` says who of some owners must make room for a work; with `inside` only works inside
+    their guarantee count. Nodes of classes whose guarantee might protect them are left out, unless
+    one node is enough; and so is a rest that would fit on part of a node: the law is a little
+    weaker than the rule.
     """
     t, works = view.tables, view.all_works
     protected = (t.flags[k.USE_GUARANTEES] > 0) & (t.claims[:, :, k.GUARANTEE] > 0)
     owners = t.gpus["owner"][view.owned]
     going = works["state"][owners] == k.STOPPING
-    guarded = protected[works["claim"][owners], works["pool"][owners]] | (works["firm"][owners] > 0)
-    heads = works[view.busy_lanes["head"]]
+    guarded = protected[works["claim"][owners], works["pool"][owners]]
+    firm = works["firm"][owners] > 0
+    keepers = t.pools["reserved_by"][t.pools["reserved_by"] >= 0].tolist()
+    nodes: dict[tuple[int, int, int], tuple[Bools, Bools]] = {}
     found: list[int] = []
-    for mine in np.unique(heads[column]).tolist():
-        stays = ~going & (guarded | ~yields(mine, owners))
-        clear = _clear_nodes(view, view.owned[stays])
-        alike = heads[column] == mine
-        found += _served_by(view, heads[alike], view.busy_lanes["head"][alike], clear, spare)
+    for row in [*view.busy_lanes["head"].tolist(), *keepers]:
+        alike = (int(works["level"][row]), int(works["claim"][row]), row if row in keepers else -1)
+        if alike not in nodes:
+            goes, stays = yields(row, owners) & ~firm & ~going, ~going
+            clear = _clear_nodes(view, row, view.owned[stays & (guarded | ~goes)], yields)
+            single = clear
+            if inside:
+                single = _single_nodes(view, view.owned[stays & ~goes], view.owned[goes])
+            nodes[alike] = clear, single
+        if _served_by(view, row, *nodes[alike], inside=inside):
+            found.append(row)
     return np.array(found, np.int64)
 
 
-def _clear_nodes(view: View, stays: Ints) -> Ints:
-    """[pool] nodes, up and kept for nobody, on which none of some accelerators lies."""
-    nodes = view.tables.nodes
-    clear = (nodes["state"] == k.UP) & (nodes["reserved"] < 0)
-    clear[view.tables.gpus["node"][stays]] = False
-    return np.bincount(nodes["pool"][clear], minlength=len(view.tables.pools))
+def _clear_nodes(view: View, row: int, stays: Ints, yields: Callable[[int, Ints], Bools]) -> Bools:
+    """[node] up, kept for nobody who need not leave it to the work, and free of some GPUs."""
+    t = view.tables
+    nodes, keepers = t.nodes, t.pools["reserved_by"]
+    kept = nodes["reserved"].astype(np.int64)
+    empties = (kept >= 0) & (kept == keepers[nodes["pool"]])
+    leaves = np.zeros(len(nodes), np.bool_)
+    leaves[empties] = yields(row, kept[empties])
+    if t.flags[k.USE_GUARANTEES] > 0:
+        # A class that holds or is promised no more than its guarantee keeps its nodes.
+        claim, pool = view.all_works["claim"][kept], nodes["pool"]
+        total = t.claims[claim, pool, k.HELD] + t.claims[claim, pool, k.COMING]
+        own = claim == view.all_works["claim"][row]
+        leaves &= own | (total > t.claims[claim, pool, k.GUARANTEE])
+    clear: Bools = (nodes["state"] == k.UP) & ((kept < 0) | (kept == row) | leaves)
+    clear[t.gpus["node"][stays]] = False
+    return clear
 
 
-def _served_by(view: View, heads: Table, rows: Ints, clear: Ints, spare: Ints | None) -> list[int]:
-    """Rows of the heads that would fit on so many whole nodes of some pool they may use."""
-    t, fits = view.tables, np.zeros(len(heads), np.bool_)
-    for i in range(t.shapes.shape[1]):
-        p = t.shapes[heads["shape"], i, k.PREFERENCE].astype(np.int64)
-        count = t.shapes[heads["shape"], p, k.GPUS].astype(np.int64)
-        here = (p >= 0) & (clear[p] * view.node_size[p] >= count)
-        if spare is not None:
-            here &= count <= spare[heads["claim"], p]
-        fits |= here & _allowed(view, heads, p, count)
-    return [int(row) for row in rows[fits]]
+def _single_nodes(view: View, stays: Ints, goes: Ints) -> Bools:
+    """[node] whether all on it may go, whatever the order: each class borrows until the last."""
+    t, works = view.tables, view.all_works
+    nodes = t.nodes
+    possible: Bools = (nodes["state"] == k.UP) & (nodes["reserved"] < 0)
+    possible[t.gpus["node"][stays]] = False
+    pairs = np.unique(np.stack([t.gpus["node"][goes], t.gpus["owner"][goes]]), axis=1)
+    node, owner = pairs.astype(np.int64)
+    claim, gpus = works["claim"][owner].astype(np.int64), works["gpus"][owner].astype(np.int64)
+    total = np.zeros((len(nodes), len(t.claims)), np.int64)
+    least = np.full_like(total, np.iinfo(np.int64).max)
+    np.add.at(total, (node, claim), gpus)
+    np.minimum.at(least, (node, claim), gpus)
+    pool = nodes["pool"]
+    held, guarantee = t.claims[:, pool, k.HELD].T, t.claims[:, pool, k.GUARANTEE].T
+    fails = (total > 0) & (held - (total - least) <= guarantee)
+    return np.asarray(possible & ~fails.any(axis=1))
+
+
+def _served_by(view: View, row: int, clear: Bools, single: Bools, *, inside: bool) -> bool:
+    """Whether the work would fit on clear whole nodes, or on a single one, of a pool it may use."""
+    t, work = view.tables, view.all_works[row : row + 1]
+    nodes, claim = t.nodes, int(work["claim"][0])
+    for p in t.shapes[int(work["shape"][0]), :, k.PREFERENCE].tolist():
+        if p < 0:
+            break
+        count = int(t.shapes[int(work["shape"][0]), p, k.GPUS])
+        own = count if work["claiming"][0] and work["reserved_pool"][0] == p else 0
+        promised = int(t.claims[claim, p, k.HELD] + t.claims[claim, p, k.COMING]) - own
+        if inside and promised + count > t.claims[claim, p, k.GUARANTEE]:
+            continue
+        here = nodes["pool"] == p
+        room = int(np.count_nonzero(clear & here)) * int(view.node_size[p])
+        one = count <= view.node_size[p] and bool(np.any(single & here))
+        if room < count and not one:
+            continue
+        if _allowed(view, work, np.array([p]), np.array([count]))[0]:
+            return True
+    return False
 
 
 def patience_is_kept(view: View) -> str:

@@ -6,10 +6,24 @@ import numpy as np
 
 from headgate.kernels import layout as k
 from headgate.kernels.columns import Columns, inner
-from headgate.kernels.ground import fits, fits_reserved, node_size, reserve, settle, usable
+from headgate.kernels.ground import (
+    fits,
+    fits_reserved,
+    node_size,
+    reserve,
+    settle,
+    unreserve,
+    usable,
+)
 from headgate.kernels.lanes import step_aside
 from headgate.kernels.moves import give_up_claim, start, stop
-from headgate.kernels.reclaim import could_come_back, reserve_picked, search, within_guarantee
+from headgate.kernels.reclaim import (
+    could_come_back,
+    promised,
+    reserve_picked,
+    search,
+    within_guarantee,
+)
 
 # A failed search for victims is not repeated for the same lane sooner than this.
 SEARCH_AGAIN_S = 60.0
@@ -29,11 +43,7 @@ def firm_fits(t: Columns, claim: int, p: int, count: int) -> bool:
 @inner
 def allowed(t: Columns, row: Any, p: int, count: int) -> int:
     """The rule that forbids the work this pool whatever is free there, or NO_ROOM for none."""
-    claims = t.claims[row.claim, p]
-    coming = claims[k.COMING]
-    if row.claiming > 0 and row.reserved_pool == p:
-        coming -= count
-    if claims[k.HELD] + coming + count > claims[k.CAP]:
+    if promised(t, row, p) + count > t.claims[row.claim, p, k.CAP]:
         return k.CLASS_CAP
     given = row.firm > 0 and t.flags[k.USE_GUARANTEES] > 0
     if given and not firm_fits(t, row.claim, p, count):
@@ -64,51 +74,73 @@ def find_room(t: Columns, row: int) -> int:
 
 
 @inner
-def find_victims(t: Columns, row: int, now_s: float) -> int:
-    """The pool in which accelerators should come back for the work, or -1."""
-    best = -1
-    best_loss = np.inf
+def find_victims(t: Columns, row: int, now_s: float) -> tuple[int, int, int]:
+    """The pool in which accelerators should come back for the work, or -1; how many nodes are
+    picked there and how many victims, as `search` left them.
+
+    Work that straddles its class's guarantee is looked at only when sparing it does not do.
+    """
     work = t.works[row]
-    for i in range(t.shapes.shape[1]):
-        p = t.shapes[work.shape, i, k.PREFERENCE]
-        if p < 0:
-            break
-        count = t.shapes[work.shape, p, k.GPUS]
-        if allowed(t, work, p, count) != k.NO_ROOM:
-            continue
-        if not could_come_back(t, work, p, count):
-            continue
-        t.meta[k.STAMP] += 1
-        total, _, _ = search(
-            t, row, p, count, t.meta[k.STAMP], now_s,
-        )  # fmt: skip
-        if total < best_loss:
-            best, best_loss = p, total
-            if t.flags[k.CHEAPEST_POOL] == 0:
+    for spares in (True, False):
+        best = last = -1
+        best_loss = np.inf
+        n_picked = found = 0
+        for i in range(t.shapes.shape[1]):
+            p = t.shapes[work.shape, i, k.PREFERENCE]
+            if p < 0:
                 break
-    return best
+            count = t.shapes[work.shape, p, k.GPUS]
+            if allowed(t, work, p, count) != k.NO_ROOM:
+                continue
+            if not could_come_back(t, work, p, count, spares):
+                continue
+            last = p
+            total, n_picked, found = search(t, row, p, count, spares, now_s)
+            if total < best_loss:
+                best, best_loss = p, total
+                if t.flags[k.CHEAPEST_POOL] == 0:
+                    break
+        if best >= 0:
+            if last != best:
+                count = t.shapes[work.shape, best, k.GPUS]
+                _, n_picked, found = search(t, row, best, count, spares, now_s)
+            return best, n_picked, found
+        if t.flags[k.USE_GUARANTEES] == 0:
+            break
+    return -1, 0, 0
 
 
 @inner
-def take_back(t: Columns, row: int, p: int, now_s: float) -> None:
-    """Reserve the cheapest nodes of pool p for the work and wish stopped whoever is on them."""
-    count = t.shapes[t.works[row].shape, p, k.GPUS]
-    inside = within_guarantee(t, t.works[row].claim, p, count)
+def take_back(t: Columns, row: int, now_s: float) -> bool:
+    """Reserve the cheapest nodes for the work and wish stopped whoever is on them; False when
+    none will do, or when it is too soon to look again."""
+    lane = t.lanes[t.works[row].lane]
+    if t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] == 0:
+        return False
+    if now_s - lane.searched_s < SEARCH_AGAIN_S:
+        return False
+    p, n_picked, found = find_victims(t, row, now_s)
+    if p < 0:
+        lane.searched_s = now_s
+        return False
+    inside = within_guarantee(t, t.works[row], p, t.shapes[t.works[row].shape, p, k.GPUS])
     rule = k.RECLAIM_GUARANTEE if inside else k.RECLAIM_ORDER
     settle(t, p, now_s)
-    t.meta[k.STAMP] += 1
-    _, n_picked, found = search(
-        t, row, p, count, t.meta[k.STAMP], now_s,
-    )  # fmt: skip
+    unreserve(t, row, now_s)
+    for i in range(n_picked):
+        keeper = t.nodes[t.picked[i]].reserved
+        if keeper >= 0:
+            give_up_claim(t, keeper, now_s)
     reserve_picked(t, n_picked, row, p)
     for i in range(found):
         stop(t, t.victims[i], rule, row, now_s)
     t.works[row].rule = k.WAITS_FOR_RECLAIM
+    return True
 
 
 @inner
 def will_end(t: Columns, n: int) -> bool:
-    """Whether everybody on the node ends by himself: a replica or a firm lease may not."""
+    """Whether everybody on the node ends by himself: a replica may not."""
     for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
         v = t.gpus[g].owner
         if v >= 0 and t.works[v].kind == k.REPLICA and t.works[v].state != k.STOPPING:
@@ -182,25 +214,18 @@ def serve_claimant(t: Columns, row: int, now_s: float) -> None:
     kept = t.works[row].reserved_pool
     if not may_start(t, row, kept):
         give_up_claim(t, row, now_s)
-        return
-    reclaiming = t.pools[kept].reserved_by != row
-    t.works[row].rule = k.WAITS_FOR_RECLAIM if reclaiming else k.HELD_FOR_LARGE_GANG
+    elif t.pools[kept].reserved_by != row:
+        t.works[row].rule = k.WAITS_FOR_RECLAIM
+    elif not take_back(t, row, now_s):
+        t.works[row].rule = k.HELD_FOR_LARGE_GANG
 
 
 @inner
 def claim_nodes(t: Columns, row: int, now_s: float) -> bool:
     """Reserve nodes for the head of a lane: by taking back what it is owed, or by keeping nodes
     empty. False when neither can be done now."""
-    lane = t.lanes[t.works[row].lane]
-    takes_back = t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] > 0
-    if takes_back and now_s - lane.searched_s >= SEARCH_AGAIN_S:
-        p = find_victims(t, row, now_s)
-        if p >= 0:
-            take_back(t, row, p, now_s)
-            step_aside(t, row)
-            return True
-        lane.searched_s = now_s
-    if t.flags[k.RESERVE_AFTER_S] >= 0.0 and keep_nodes(t, row, now_s):
+    keeps = t.flags[k.RESERVE_AFTER_S] >= 0.0
+    if take_back(t, row, now_s) or (keeps and keep_nodes(t, row, now_s)):
         step_aside(t, row)
         return True
     return False

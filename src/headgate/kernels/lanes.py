@@ -79,6 +79,15 @@ def first_open(t: Columns, n_lanes: int, stamp: int) -> int:
 
 
 @inner
+def first_unserved(t: Columns, stamp: int) -> int:
+    """The first claimant that this round has not served yet (works.mark tells); -1 for none."""
+    at = t.meta[CLAIMANTS]
+    while at >= 0 and t.works[at].mark == stamp:
+        at = t.works[at].behind
+    return int(at)
+
+
+@inner
 def step_aside(t: Columns, row: int) -> None:
     """Take a work out of its lane and put it among the claimants, in order of (level, key)."""
     leave(t, row)

@@ -2,7 +2,8 @@
 
 A work may be taken from when its level stands below the claimant's, or when the claimant is inside
 its class's guarantee and the holder's class borrows. The price of a victim is either its age
-(newest first, as quota schedulers do) or what stopping it loses.
+(newest first, as quota schedulers do) or what stopping it loses. Nodes kept empty for a work that
+would have to yield count as free.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from headgate.kernels.columns import Columns, inner
-from headgate.kernels.ground import node_size, reserve, usable
+from headgate.kernels.ground import node_size, reserve
 from headgate.kernels.layout import (
     COMING,
     FIRM,
@@ -19,26 +20,60 @@ from headgate.kernels.layout import (
     HELD,
     LEAST_LOSS,
     RUNNING,
+    STAMP,
     STARTING,
     STOPPING,
+    UP,
     USE_GUARANTEES,
     USE_LEVELS,
 )
 
-
-@inner
-def within_guarantee(t: Columns, claim: int, p: int, count: int) -> bool:
-    """Whether the class is guaranteed so much beyond what it holds and has on its way."""
-    claims = t.claims[claim, p]
-    return (
-        t.flags[USE_GUARANTEES] > 0 and claims[HELD] + claims[COMING] + count <= claims[GUARANTEE]
-    )
+# Scratch in nodes.cost: the node is among those picked already.
+PICKED = -1.0
 
 
 @inner
-def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
-    """A bound that costs nothing: could `count` accelerators of pool p come free for this work?"""
-    total = t.pools[p].free - t.pools[p].reserved_free + t.pools[p].stopping
+def promised(t: Columns, work: Any, p: int) -> int:
+    """What the work's class holds of the pool and has on its way there, but for this work."""
+    total = t.claims[work.claim, p, HELD] + t.claims[work.claim, p, COMING]
+    if work.claiming > 0 and work.reserved_pool == p:
+        total -= t.shapes[work.shape, p, GPUS]
+    return int(total)
+
+
+@inner
+def within_guarantee(t: Columns, work: Any, p: int, count: int) -> bool:
+    """Whether the work's class is guaranteed so much beyond what it holds and has on its way."""
+    guarantee = t.claims[work.claim, p, GUARANTEE]
+    return t.flags[USE_GUARANTEES] > 0 and promised(t, work, p) + count <= guarantee
+
+
+@inner
+def yielding(t: Columns, work: Any, p: int, inside: bool) -> int:
+    """The work that nodes of pool p are kept empty for, if it must leave them; -1 if not."""
+    row = t.pools[p].reserved_by
+    if row < 0:
+        return -1
+    keeper = t.works[row]
+    yields = t.flags[USE_LEVELS] > 0 and t.levels[work.level, keeper.level] > 0
+    if t.flags[USE_GUARANTEES] > 0 and keeper.claim != work.claim:
+        claims = t.claims[keeper.claim, p]
+        borrows = claims[HELD] + claims[COMING] > claims[GUARANTEE]
+        yields = borrows and (inside or yields)
+    return row if yields else -1
+
+
+@inner
+def could_come_back(t: Columns, work: Any, p: int, count: int, spares: bool) -> bool:
+    """A bound that costs nothing: could `count` accelerators of pool p come free for this work?
+
+    `spares` as in `takeable`.
+    """
+    inside = within_guarantee(t, work, p, count)
+    pool = t.pools[p]
+    kept = pool.reserved_free if yielding(t, work, p, inside) >= 0 else 0
+    own = pool.reserved_free if work.claiming > 0 and work.reserved_pool == p else 0
+    total = pool.free - pool.reserved_free + pool.stopping + kept + own
     by_order = 0
     if t.flags[USE_LEVELS] > 0:
         for level in range(len(t.exposed)):
@@ -49,15 +84,17 @@ def could_come_back(t: Columns, work: Any, p: int, count: int) -> bool:
     beyond = t.claims[work.claim, p, HELD] - t.claims[work.claim, p, FIRM]
     borrowed = 0
     for c in range(len(t.claims)):
-        if c != work.claim:
-            own = t.claims[c, p, FIRM]
-            if t.flags[USE_GUARANTEES] > 0:
-                own = max(own, t.claims[c, p, GUARANTEE])
-            borrowed += max(0, t.claims[c, p, HELD] - own)
+        if c == work.claim:
+            continue
+        held, firm = t.claims[c, p, HELD], t.claims[c, p, FIRM]
+        if t.flags[USE_GUARANTEES] == 0:
+            borrowed += held - firm
+        elif held > t.claims[c, p, GUARANTEE]:
+            borrowed += held - (max(firm, t.claims[c, p, GUARANTEE]) if spares else firm)
     found = min(by_order, beyond + borrowed)
-    if within_guarantee(t, work.claim, p, count):
+    if inside:
         found = max(found, min(by_order, beyond) + borrowed)
-    return total + found >= count and found + t.pools[p].stopping > 0
+    return total + found >= count and found + pool.stopping + kept > 0
 
 
 @inner
@@ -75,16 +112,23 @@ def loss(t: Columns, v: int, now_s: float) -> float:
 
 
 @inner
-def takeable(t: Columns, row: int, v: int, inside: bool) -> bool:
-    """Whether v may be stopped for `row`; `taken[c]` is what this search takes from claim c."""
+def takeable(t: Columns, row: int, v: int, inside: bool, spares: bool) -> bool:
+    """Whether v may be stopped for `row`; `taken[c]` is what this search takes from claim c.
+
+    With `spares` a class is left its guarantee whole. Without, a work that straddles it, part
+    inside and part borrowed, may go too: for a claimant inside its own guarantee, or when the work
+    is larger than the guarantee, which then could not have asked for it.
+    """
     claimant, victim = t.works[row], t.works[v]
     if victim.firm > 0 or (victim.state != RUNNING and victim.state != STARTING):
         return False
     p, b = victim.pool, victim.claim
     if t.flags[USE_GUARANTEES] > 0 and b != claimant.claim:
-        left = t.claims[b, p, HELD] - t.taken[b] - victim.gpus
-        if left < t.claims[b, p, GUARANTEE]:
-            return False
+        held, guarantee = t.claims[b, p, HELD] - t.taken[b], t.claims[b, p, GUARANTEE]
+        if held - victim.gpus < guarantee:
+            straddles = held > guarantee and (inside or victim.gpus > guarantee)
+            if spares or not straddles:
+                return False
         if inside:
             return True
     return t.flags[USE_LEVELS] > 0 and t.levels[claimant.level, victim.level] > 0
@@ -101,21 +145,26 @@ def forget_trial(t: Columns, n: int, trial: int) -> None:
 
 
 @inner
-def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> float:
+def clearing_cost(
+    t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool, spares: bool
+) -> float:
     """What clearing the whole node loses; infinite when somebody on it cannot be taken from."""
     total = 0.0
     # Marks of this trial are negative stamps, so they never count as marks of the search itself;
     # what is taken from one victim guards the next of its class.
     trial = -stamp
     marked = False
-    first, last = t.nodes[n].first, t.nodes[n].first + t.nodes[n].size
-    for g in range(first, last):
+    last_seen = -1
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
         v = t.gpus[g].owner
-        if v < 0 or t.works[v].state == STOPPING:
+        if v < 0 or v == last_seen:
+            continue
+        last_seen = v
+        if t.works[v].state == STOPPING:
             continue
         if t.works[v].mark == stamp or t.works[v].mark == trial:
             continue
-        if not takeable(t, row, v, inside):
+        if not takeable(t, row, v, inside, spares):
             total = np.inf
             break
         t.works[v].mark = trial
@@ -128,32 +177,52 @@ def clearing_cost(t: Columns, row: int, n: int, stamp: int, now_s: float, inside
 
 
 @inner
-def mark_owners(t: Columns, found: int, n: int, stamp: int) -> int:
-    """Mark everybody on the node as a victim of this search; returns how many are found by now."""
-    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
-        v = t.gpus[g].owner
-        if v >= 0 and t.works[v].state != STOPPING and t.works[v].mark != stamp:
-            t.works[v].mark = stamp
-            t.taken[t.works[v].claim] += t.works[v].gpus
-            t.victims[found] = v
-            found += 1
-    return found
+def open_to(t: Columns, n: int, row: int, keeper: int) -> bool:
+    """Whether the node is up and kept for nobody, for the work itself, or for `keeper`."""
+    reserved = t.nodes[n].reserved
+    return t.nodes[n].state == UP and (reserved < 0 or reserved in (row, keeper))
 
 
 @inner
-def cheapest_on_node(t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool) -> int:
-    """The takeable work on the node that loses least, or -1."""
-    best = -1
-    best_loss = np.inf
+def better(t: Columns, n: int, cost: float, best: int, least: float, row: int) -> bool:
+    """Whether a node is to be picked before the best so far: for less, or for not being kept."""
+    if cost < least:
+        return True
+    kept = best >= 0 and t.nodes[best].reserved >= 0 and t.nodes[best].reserved != row
+    return cost == least and kept and (t.nodes[n].reserved < 0 or t.nodes[n].reserved == row)
+
+
+@inner
+def take_victim(t: Columns, v: int, found: int, stamp: int) -> None:
+    t.works[v].mark = stamp
+    t.taken[t.works[v].claim] += t.works[v].gpus
+    t.victims[found] = v
+
+
+@inner
+def take_node(
+    t: Columns, row: int, n: int, keeper: int, found: int, stamp: int, now_s: float, inside: bool,
+    spares: bool,
+) -> int:  # fmt: skip
+    """Mark everybody on the node as a victim of this search; returns how many are found by now.
+
+    Other nodes that the victims lie on cost less from now on.
+    """
     for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
         v = t.gpus[g].owner
-        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp or v == best:
+        if v < 0 or t.works[v].state == STOPPING or t.works[v].mark == stamp:
             continue
-        if takeable(t, row, v, inside):
-            cost = loss(t, v, now_s)
-            if cost < best_loss:
-                best, best_loss = v, cost
-    return best
+        take_victim(t, v, found, stamp)
+        found += 1
+        priced = n
+        at = t.works[v].head
+        while at >= 0:
+            m = t.gpus[at].node
+            if m != priced and t.nodes[m].cost != PICKED and open_to(t, m, row, keeper):
+                t.nodes[m].cost = clearing_cost(t, row, m, stamp, now_s, inside, spares)
+            priced = m
+            at = t.gpus[at].next
+    return found
 
 
 @inner
@@ -168,16 +237,87 @@ def free_soon(t: Columns, n: int, stamp: int) -> int:
 
 
 @inner
+def held_on(t: Columns, n: int, v: int) -> int:
+    """Accelerators of the node that v holds."""
+    count = 0
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        count += 1 if t.gpus[g].owner == v else 0
+    return count
+
+
+@inner
+def cheapest_on_node(
+    t: Columns, row: int, n: int, stamp: int, now_s: float, inside: bool, spares: bool
+) -> tuple[int, float]:
+    """The takeable work on the node, not yet marked, that loses least, and that; -1 for none."""
+    best = last_seen = -1
+    best_loss = np.inf
+    for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
+        v = t.gpus[g].owner
+        if v < 0 or v == last_seen:
+            continue
+        last_seen = v
+        if t.works[v].mark == stamp or t.works[v].mark == -stamp:
+            continue
+        if takeable(t, row, v, inside, spares):
+            cost = loss(t, v, now_s)
+            if cost < best_loss:
+                best, best_loss = v, cost
+    return best, best_loss
+
+
+@inner
+def free_rest(
+    t: Columns, row: int, n: int, rest: int, found: int, stamp: int, now_s: float, inside: bool,
+    spares: bool, most: float,
+) -> tuple[float, int]:  # fmt: skip
+    """What freeing `rest` accelerators on the node loses; infinite when it cannot be done, or
+    not for `most`.
+
+    Writes the victims behind the first `found` ones; returns also how many they are. They are
+    taken as they lose least, and then, dearest first, who is not needed after all is let go.
+    """
+    lacking = rest - free_soon(t, n, stamp)
+    count = 0
+    while lacking > 0:
+        v, cost = cheapest_on_node(t, row, n, stamp, now_s, inside, spares)
+        if v < 0 or cost > most:  # without the last one taken it would not do
+            forget_trial(t, n, -stamp)
+            return np.inf, 0
+        take_victim(t, v, found + count, -stamp)
+        lacking -= held_on(t, n, v)
+        count += 1
+    forget_trial(t, n, -stamp)
+    for i in range(count - 1, -1, -1):
+        held = held_on(t, n, t.victims[found + i])
+        if lacking + held <= 0:
+            lacking += held
+            t.victims[found + i] = -1
+    total = 0.0
+    needed = 0
+    for i in range(count):
+        v = t.victims[found + i]
+        if v >= 0:
+            t.victims[found + needed] = v
+            total += loss(t, v, now_s)
+            needed += 1
+    return total, needed
+
+
+@inner
 def search(
-    t: Columns, row: int, p: int, count: int, stamp: int, now_s: float
+    t: Columns, row: int, p: int, count: int, spares: bool, now_s: float
 ) -> tuple[float, int, int]:
     """Nodes and victims that make `count` accelerators of pool p come free for `row`.
 
-    Fills `picked` (nodes) and `victims` (works, marked with `stamp`); returns the total loss and
-    how many of each. The loss is infinite when it cannot be done; then the marks mean nothing.
+    Fills `picked` (nodes) and `victims` (works); returns the total loss and how many of each. The
+    loss is infinite when it cannot be done. `spares` as in `takeable`.
     """
+    t.meta[STAMP] += 1
+    stamp = t.meta[STAMP]
     t.taken[:] = 0
-    inside = within_guarantee(t, t.works[row].claim, p, count)
+    inside = within_guarantee(t, t.works[row], p, count)
+    keeper = yielding(t, t.works[row], p, inside)
     size = node_size(t, p)
     whole = count // size
     rest = count - whole * size
@@ -186,89 +326,51 @@ def search(
     n_picked = 0
     total = 0.0
     for n in range(first, last):
-        t.nodes[n].cost = 0.0 if usable(t, n, row) else np.inf
+        t.nodes[n].cost = np.inf
+        if whole > 0 and open_to(t, n, row, keeper):
+            t.nodes[n].cost = clearing_cost(t, row, n, stamp, now_s, inside, spares)
     while n_picked < whole:
         best = -1
-        best_cost = np.inf
+        least = np.inf
         for n in range(first, last):
-            if t.nodes[n].cost == np.inf:
-                continue
-            cost = clearing_cost(t, row, n, stamp, now_s, inside)
-            if cost < best_cost:
-                best, best_cost = n, cost
-                if cost == 0.0:
-                    break
+            cost = t.nodes[n].cost
+            if cost != PICKED and better(t, n, cost, best, least, row):
+                best, least = n, cost
         if best < 0:
             return np.inf, 0, 0
-        total += best_cost
-        t.nodes[best].cost = np.inf
+        # A cost is right but for guards: a class that has lost too much since yields no more.
+        cost = clearing_cost(t, row, best, stamp, now_s, inside, spares)
+        if cost != least:
+            t.nodes[best].cost = cost
+            continue
+        total += cost
+        t.nodes[best].cost = PICKED
         t.picked[n_picked] = best
         n_picked += 1
-        found = mark_owners(t, found, best, stamp)
+        found = take_node(t, row, best, keeper, found, stamp, now_s, inside, spares)
     if rest > 0:
         best = -1
-        best_cost = np.inf
+        least = np.inf
         for n in range(first, last):
-            if t.nodes[n].cost == np.inf:
+            if t.nodes[n].cost == PICKED or not open_to(t, n, row, keeper):
                 continue
-            cost = rest_cost(t, row, n, rest, stamp, now_s, inside)
-            if cost < best_cost:
-                best, best_cost = n, cost
+            cost, _ = free_rest(t, row, n, rest, found, stamp, now_s, inside, spares, least)
+            if better(t, n, cost, best, least, row):
+                best, least = n, cost
         if best < 0:
             return np.inf, 0, 0
-        total += best_cost
+        _, needed = free_rest(t, row, best, rest, found, stamp, now_s, inside, spares, least)
+        total += least
         t.picked[n_picked] = best
         n_picked += 1
-        while free_soon(t, best, stamp) < rest:
-            v = cheapest_on_node(t, row, best, stamp, now_s, inside)
-            t.works[v].mark = stamp
-            t.taken[t.works[v].claim] += t.works[v].gpus
-            t.victims[found] = v
-            found += 1
+        found += needed
     return total, n_picked, found
-
-
-@inner
-def rest_cost(
-    t: Columns, row: int, n: int, rest: int, stamp: int, now_s: float, inside: bool
-) -> float:
-    """What freeing `rest` accelerators on the node loses; infinite when it cannot be done."""
-    lacking = rest - free_soon(t, n, stamp)
-    total = 0.0
-    trial = -stamp
-    while lacking > 0:
-        best = -1
-        best_loss = np.inf
-        for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
-            v = t.gpus[g].owner
-            if v < 0 or t.works[v].state == STOPPING or v == best:
-                continue
-            if t.works[v].mark == stamp or t.works[v].mark == trial:
-                continue
-            if takeable(t, row, v, inside):
-                cost = loss(t, v, now_s)
-                if cost < best_loss:
-                    best, best_loss = v, cost
-        if best < 0:
-            total = np.inf
-            break
-        on_node = 0
-        for g in range(t.nodes[n].first, t.nodes[n].first + t.nodes[n].size):
-            if t.gpus[g].owner == best:
-                on_node += 1
-        t.works[best].mark = trial
-        t.taken[t.works[best].claim] += t.works[best].gpus
-        total += best_loss
-        lacking -= on_node
-    forget_trial(t, n, trial)
-    return total
 
 
 @inner
 def reserve_picked(t: Columns, n_picked: int, row: int, p: int) -> None:
     """Keep the picked nodes for the claimant until it starts."""
     for i in range(n_picked):
-        if t.nodes[t.picked[i]].reserved != row:
-            reserve(t, t.picked[i], row)
+        reserve(t, t.picked[i], row)
     t.works[row].reserved_pool = p
     t.claims[t.works[row].claim, p, COMING] += t.shapes[t.works[row].shape, p, GPUS]

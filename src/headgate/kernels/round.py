@@ -11,7 +11,7 @@ from headgate.kernels import layout as k
 from headgate.kernels.claiming import claim_nodes, find_room, serve_claimant
 from headgate.kernels.columns import Columns, inner
 from headgate.kernels.ground import settle, unreserve
-from headgate.kernels.lanes import comes_first, first_open, leave, step_back
+from headgate.kernels.lanes import comes_first, first_open, first_unserved, leave, step_back
 from headgate.kernels.learning import learn
 from headgate.kernels.moves import line_up, start
 
@@ -36,8 +36,12 @@ def decide(t: Columns, now_s: float) -> None:
     claimant = t.meta[k.CLAIMANTS] if everything else -1
     while t.meta[k.N_WISHES] < room:
         i = first_open(t, n_lanes, stamp)
+        if claimant >= 0 and (t.works[claimant].claiming == 0 or t.works[claimant].mark == stamp):
+            claimant = first_unserved(t, stamp)  # it had to leave its nodes to another
+            continue
         if claimant >= 0 and (i < 0 or comes_first(t, claimant, t.lanes[i].head)):
             following = t.works[claimant].behind
+            t.works[claimant].mark = stamp
             serve_claimant(t, claimant, now_s)
             claimant = following
             continue
@@ -47,7 +51,9 @@ def decide(t: Columns, now_s: float) -> None:
         p = find_room(t, row)
         if p >= 0:
             start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], k.FREE_CAPACITY, now_s)
-        elif not claim_nodes(t, row, now_s):
+        elif claim_nodes(t, row, now_s):
+            t.works[row].mark = stamp
+        else:
             t.lanes[i].closed = stamp
     t.meta[k.DIRTY] = k.ALL_LANES  # the wishes are full: go on in another pass
 

@@ -3,8 +3,9 @@
 import numpy as np
 from tests.unit.control.pools import Small, rules
 
-from headgate.core.facts import NodeFailed, WorkFinished
+from headgate.core.facts import NodeFailed, WindowClosed, WorkFinished, WorkStarted
 from headgate.kernels import layout as k
+from headgate.policy.rules import Rank
 
 
 def test_a_higher_level_takes_from_a_lower_one_and_starts_when_it_has_stopped() -> None:
@@ -175,3 +176,123 @@ def test_a_class_holds_no_more_than_its_cap() -> None:
     assert pool.state(row) == k.WAITING
     assert pool.rule(row) == k.CLASS_CAP
     assert pool.state(pool.submit("a", 8)) == k.STARTING
+
+
+def kept_for_a_low_gang() -> tuple[Small, int]:
+    """Both nodes of a pool kept empty for a gang of class c; one is empty by now."""
+    pool = Small(2, rules(3, reserve_after_s=600.0))
+    first, _ = pool.run("c", 8), pool.run("c", 8)
+    keeper = pool.submit("c", 16)
+    pool.now_s = 600.0
+    pool.tell(WorkFinished(pool.now_s, first))
+    assert pool.rule(keeper) == k.HELD_FOR_LARGE_GANG
+    return pool, keeper
+
+
+def test_a_higher_level_takes_nodes_that_are_kept_for_a_lower_one() -> None:
+    pool, keeper = kept_for_a_low_gang()
+    high = pool.submit("a", 8)
+    assert pool.told_to_start() == [high]
+    assert pool.state(keeper) == k.WAITING
+    assert not pool.machine.ground.tables.works["claiming"][high]
+
+
+def test_a_keeper_that_lost_a_node_keeps_nodes_again_as_soon_as_it_can() -> None:
+    pool, keeper = kept_for_a_low_gang()
+    high = pool.submit("a", 8)
+    pool.tell(WorkStarted(pool.now_s, high))
+    assert pool.machine.ground.tables.works["reserved"][keeper] == 2, "both, whoever is on them"
+    for row in (1, high):
+        pool.tell(WorkFinished(pool.now_s, row))
+    assert pool.told_to_start() == [keeper]
+
+
+def test_nodes_kept_for_an_equal_level_are_left_alone() -> None:
+    pool, keeper = kept_for_a_low_gang()
+    assert pool.state(pool.submit("c", 8)) == k.WAITING
+    assert pool.machine.ground.tables.works["reserved"][keeper] == 2
+
+
+def test_a_class_inside_its_guarantee_takes_nodes_kept_for_a_class_that_borrows() -> None:
+    pool = Small(2, rules(1, guarantees=True, reserve_after_s=600.0), (0, 8, 0))
+    first, _ = pool.run("a", 8), pool.run("a", 8)
+    keeper = pool.submit("a", 16)
+    pool.now_s = 600.0
+    pool.tell(WorkFinished(pool.now_s, first))
+    assert pool.rule(keeper) == k.HELD_FOR_LARGE_GANG
+    owed = pool.submit("b", 8)
+    assert pool.told_to_start() == [owed]
+    assert pool.told_to_stop() == []
+
+
+def test_open_nodes_are_taken_before_those_kept_for_another() -> None:
+    pool = Small(3, rules(3, reserve_after_s=600.0))
+    first, going = pool.run("c", 8), pool.run("c", 8)
+    pool.run("a", 8)
+    keeper = pool.submit("c", 8)
+    pool.now_s = 600.0
+    pool.tell(NodeFailed(pool.now_s, 2))
+    tables = pool.machine.ground.tables
+    assert tables.works["reserved"][keeper] == 1
+    kept = int(np.flatnonzero(tables.nodes["reserved"] == keeper)[0])
+    other = going if pool.nodes_of(first) == [kept] else first
+    pool.submit("a", 8)
+    assert pool.told_to_stop() == [other], "neither loses more, so the kept node is left"
+
+
+def test_who_keeps_nodes_goes_on_looking_for_victims() -> None:
+    pool = Small(2, rules(3, reserve_after_s=600.0))
+    first, second = pool.run("a", 8), pool.run("a", 8)
+    wide = pool.submit("b", 16)
+    pool.now_s = 600.0
+    pool.tell(WindowClosed(pool.now_s, 60.0, ()))
+    assert pool.rule(wide) == k.HELD_FOR_LARGE_GANG
+    # What runs on a kept node turns into lent work: now it may be taken back.
+    ground = pool.machine.ground
+    for row in (first, second):
+        ground.move(row, Rank(2, 0.0), fill=False, mode=0)
+    pool.now_s = 660.0
+    pool.tell(WindowClosed(pool.now_s, 60.0, ()))
+    assert sorted(pool.told_to_stop()) == [first, second]
+    assert pool.rule(wide) == k.WAITS_FOR_RECLAIM
+
+
+def test_a_work_larger_than_its_classs_guarantee_does_not_shield_it() -> None:
+    pool = Small(2, rules(1, guarantees=True), guarantees=(4, 8, 0))
+    straddler = pool.run("a", 16)
+    pool.submit("b", 8)
+    assert pool.told_to_stop() == [straddler], "12 of its 16 are borrowed"
+
+
+def test_a_straddling_work_goes_only_when_no_other_will_do() -> None:
+    pool = Small(2, rules(1, guarantees=True), guarantees=(4, 8, 0))
+    straddler, lent = pool.run("a", 8), pool.run("c", 8)
+    pool.now_s = 900.0
+    pool.submit("b", 8)
+    assert pool.told_to_stop() == [lent]
+    assert pool.state(straddler) == k.RUNNING
+
+
+def test_a_class_that_borrows_nothing_is_left_alone() -> None:
+    pool = Small(2, rules(1, guarantees=True), guarantees=(16, 0, 0))
+    pool.run("a", 16)
+    pool.submit("b", 8)
+    assert pool.told_to_stop() == []
+
+
+def test_a_higher_level_takes_a_work_that_no_guarantee_could_have_asked_for() -> None:
+    pool = Small(2, rules(3, guarantees=True), guarantees=(0, 4, 0))
+    pool.run("b", 2)
+    straddler = pool.run("b", 12)
+    pool.submit("a", 8)
+    assert pool.told_to_stop() == [straddler], "12 were never guaranteed to a class with 4"
+
+
+def test_a_victim_that_a_larger_one_makes_needless_is_spared() -> None:
+    pool = Small(1, rules(3, least_loss=True))
+    small = pool.run("b", 1, restart_s=10.0, bid=1.0)
+    pool.run("b", 3, restart_s=1e4, bid=1.0)
+    large = pool.run("b", 4, restart_s=10.0, bid=1.0)
+    pool.submit("a", 4)
+    assert pool.told_to_stop() == [large]
+    assert pool.state(small) == k.RUNNING
