@@ -149,6 +149,7 @@ def alone_in_the_pool(story: Story) -> Story:
         facts=[],
         truth=type(story.truth)(),
         live_s=story.live_s,
+        gone_s=story.gone_s,
         arrived=story.arrived,
         requests=story.requests,
         demands=story.demands,

@@ -197,6 +197,7 @@ class Prices:
             now_s=ground.now_s,
             up=tables.pools["up"].copy(),
             free=tables.pools["free"] - tables.pools["reserved_free"],
+            planned=self._planned(),
             guarantees=tables.claims[:-1, :, k.GUARANTEE].copy(),
             traffic=traffic,
             online_per_s=online_per_s,
@@ -212,6 +213,14 @@ class Prices:
             waiting=waiting,
             restart_s=np.array(self.restarts_s),
             at_risk_s=np.array(self.risks_s),
+        )
+
+    def _planned(self) -> tuple[tuple[float, int, int], ...]:
+        now_s, pools = self.ground.now_s, self.ground.fleet.pools
+        coming = [change for change in self.ground.fleet.planned if change.at_s > now_s]
+        return tuple(
+            (change.at_s - now_s, change.pool, change.nodes * pools[change.pool].gpus_per_node)
+            for change in coming
         )
 
     # A plan put to work.

@@ -29,6 +29,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.nodes * self.gpus_per_node
 
 
+class PlannedChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Nodes that will go live (a rack), or be taken away for good (a drain), at a known time."""
+
+    at_s: NotNegative
+    pool: Count  # row in Fleet.pools
+    nodes: int  # less than 0: they are drained
+
+
 class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who pays; belongs to one class. `families` are the product families used beside GPUs."""
 
@@ -72,6 +80,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     services: tuple[Service, ...] = ()
     guarantees: tuple[tuple[Count, ...], ...] = ()  # [class][pool] GPUs; empty: none
     reclaim_s: NotNegative = 300.0  # a guarantee asked for is met within this time
+    planned: tuple[PlannedChange, ...] = ()
 
     @property
     def gpus(self) -> int:

@@ -72,17 +72,34 @@ def programme_of(m: Market, o: Outlook, tier: Ints) -> Programme:
     start_h = np.zeros(uses - services)
     start_h[family[:uses]] = (m.restart_s + m.at_risk_s) / HOUR_S
     rate = m.speed[owner]
+    capacity = _capacity(m, hours)
     worth = (value[:uses, None] * m.speed).sum(axis=0) / np.maximum((m.speed > 0).sum(axis=0), 1)
     return Programme(
         hours=hours,
-        capacity=np.repeat(m.up[:, None].astype(np.float64), len(hours), axis=1),
+        capacity=capacity,
         uses=Uses(
             value, loss, wait, rate, arrives, may_wait, width, m.class_[owner], tier[owner], family,
             held, start_h,
         ),
-        floors=np.repeat(_floors(m, services)[:, :, None], len(hours), axis=2),
+        floors=_within(np.repeat(_floors(m, services)[:, :, None], len(hours), axis=2), capacity),
         reserve=o.reserve * worth,
     )  # fmt: skip
+
+
+def _capacity(m: Market, hours: Floats) -> Floats:
+    """[pool, bucket] GPUs: what is up now, with racks and drains from their time on."""
+    ends_s = np.cumsum(hours) * HOUR_S
+    begins_s = ends_s - hours * HOUR_S
+    capacity = np.repeat(m.up[:, None].astype(np.float64), len(hours), axis=1)
+    for at_s, pool, gpus in m.planned:
+        capacity[pool] += gpus * (ends_s - np.clip(at_s, begins_s, ends_s)) / (ends_s - begins_s)
+    return np.maximum(capacity, 0.0)
+
+
+def _within(floors: Floats, capacity: Floats) -> Floats:
+    """Floors that a drain leaves room for: all alike by as much less as there is."""
+    asked = floors.sum(axis=0)
+    return np.asarray(floors * np.minimum(1.0, capacity / np.maximum(asked, 1e-9)))
 
 
 def _change(m: Market, hours: Floats) -> Floats:

@@ -115,6 +115,7 @@ class Market:
     now_s: float
     up: Ints  # [pool] GPUs
     free: Ints  # [pool] of those, that nobody holds and nobody has reserved
+    planned: tuple[tuple[float, int, int], ...]  # (seconds from now, pool, GPUs more or less)
     guarantees: Ints  # [class, pool] GPUs
     traffic: Traffic
     online_per_s: Floats  # [service] tokens/s of capacity that online requests should have

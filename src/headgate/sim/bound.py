@@ -123,7 +123,7 @@ def uptime(story: Story, seed: int, ends_s: Floats) -> Floats:
     no_facts: Iterator[Fact] = iter(())
     nature = Nature(
         fleet, no_facts, Truth(), until_s=float(ends_s[-1]), seed=seed, live_s=story.live_s,
-        failures=story.failures, window_s=story.scenario.window_s,
+        gone_s=story.gone_s, failures=story.failures, window_s=story.scenario.window_s,
     )  # fmt: skip
     pool_of = np.repeat(np.arange(len(fleet.pools)), [pool.nodes for pool in fleet.pools])
     begins_s = np.append(0.0, ends_s[:-1])

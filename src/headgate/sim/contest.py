@@ -116,7 +116,7 @@ def stage(name: str, story: Story, settings: Settings) -> tuple[Machine, Nature]
     nature = Nature(
         story.fleet, iter(story.facts), story.submitted(),
         until_s=scenario.span_s, seed=settings.seed, live_s=story.live_s,
-        failures=story.failures, traffic=traffic, window_s=scenario.window_s,
+        gone_s=story.gone_s, failures=story.failures, traffic=traffic, window_s=scenario.window_s,
         stop_s=scenario.stop_s,
     )  # fmt: skip
     return machine, nature

@@ -27,13 +27,14 @@ from headgate.core.facts import (
 )
 from headgate.core.fleet import Fleet
 from headgate.core.tables import Floats
+from headgate.kernels import layout as k
 from headgate.sim.dice import stream
 from headgate.sim.traffic import Traffic
 
 # Of one instant's events, what ends happens before what begins; the window closes last.
 ENDED, NODE, BEGAN, ARRIVED, WINDOW = range(5)
 
-FINISH, STOP, START, UP, DOWN, CLOSE = range(6)
+FINISH, STOP, START, UP, DOWN, DRAIN, CLOSE = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Nature:
         until_s: float,
         seed: int = 0,
         live_s: Floats | None = None,  # [node] when its rack goes live; all at 0 if absent
+        gone_s: Floats | None = None,  # [node] when it is drained; never if absent or infinite
         failures: Failures | None = None,
         traffic: Traffic | None = None,
         window_s: float = 60.0,
@@ -105,13 +107,17 @@ class Nature:
         self.arrivals = arrivals
         self.arrival = next(arrivals, None)
         self.dice = stream(seed, "node failures")
-        self._open(live_s)
+        self.drained: set[int] = set()
+        self._open(live_s, gone_s)
 
-    def _open(self, live_s: Floats | None) -> None:
-        """Bring the nodes up when their racks go live, and let the first window run."""
+    def _open(self, live_s: Floats | None, gone_s: Floats | None) -> None:
+        """Bring the nodes up when their racks go live, take them away, let the first window run."""
         nodes = sum(pool.nodes for pool in self.fleet.pools)
         for node, at_s in enumerate([0.0] * nodes if live_s is None else live_s.tolist()):
             self._at(at_s, NODE, UP, node)
+        for node, at_s in enumerate([] if gone_s is None else gone_s.tolist()):
+            if at_s < math.inf:
+                self._at(at_s, NODE, DRAIN, node)
         # Before anything is asked for, the services know what came in the window before.
         self._at(0.0, BEGAN, CLOSE, 0)
 
@@ -155,11 +161,24 @@ class Nature:
             if self.now_s == 0.0:
                 return self.traffic.before(self.now_s)
             return self.traffic.close(self.now_s, machine)
+        if row in self.drained:
+            return None
         if what == UP:
             self._fail_later(row)
             return NodeJoined(self.now_s, row)
+        if what == DRAIN:
+            return self._drain(row, machine)
         self._lose_node(row, machine)
         return NodeFailed(self.now_s, row)
+
+    def _drain(self, node: int, machine: Machine) -> Fact | None:
+        """Take a node away for good; nothing when a failure has taken it just now."""
+        self.drained.add(node)
+        if machine.ground.tables.nodes[node]["state"] != k.UP:
+            return None
+        for row in self._holders(node, machine):
+            self._interrupt(row, 0.0, saved=True)
+        return NodeFailed(self.now_s, node)
 
     def obey(self, wish: Wish, machine: Machine) -> None:
         """Carry a wish out: what follows from it happens in its own time."""
@@ -192,13 +211,14 @@ class Nature:
         del self.runs[row]
         return WorkFinished(self.now_s, row)
 
-    def _interrupt(self, row: int, after_s: float) -> None:
-        """Stop a work's progress now; it gives its accelerators back `after_s` later."""
+    def _interrupt(self, row: int, after_s: float, *, saved: bool = False) -> None:
+        """Stop a work's progress now; it gives its accelerators back `after_s` later. What was
+        done since the last checkpoint is lost, but when it has just been `saved`."""
         run = self.runs[row]
         run.epoch += 1
         if run.ref >= 0 and not math.isnan(run.since_s):
             ran_s = self.now_s - run.since_s
-            kept_s = self._kept_s(run, ran_s)
+            kept_s = ran_s if saved else self._kept_s(run, ran_s)
             run.lost_gpu_s = (ran_s - kept_s) * run.gpus
             self.truth.left_s[run.ref] -= kept_s * run.speed
             self.truth.done_gpu_s[run.ref] += kept_s * run.speed * run.gpus
@@ -219,12 +239,16 @@ class Nature:
 
     def _lose_node(self, node: int, machine: Machine) -> None:
         """Everybody on the node stops at once; the node returns when it is repaired."""
+        for row in self._holders(node, machine):
+            self._interrupt(row, 0.0)
+        self._at(self.now_s + self.failures.repair_s, NODE, UP, node)
+
+    def _holders(self, node: int, machine: Machine) -> list[int]:
+        """Works that hold accelerators of the node."""
         nodes, gpus = machine.ground.tables.nodes, machine.ground.tables.gpus
         first, size = int(nodes[node]["first"]), int(nodes[node]["size"])
-        for row in np.unique(gpus["owner"][first : first + size]).tolist():
-            if row >= 0:
-                self._interrupt(row, 0.0)
-        self._at(self.now_s + self.failures.repair_s, NODE, UP, node)
+        owners = np.unique(gpus["owner"][first : first + size]).tolist()
+        return [row for row in owners if row >= 0]
 
     def settle(self) -> None:
         """At the end of the story, count what runs as done so far: nothing stops it."""

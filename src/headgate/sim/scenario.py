@@ -35,12 +35,20 @@ class Rack(_Part, frozen=True, kw_only=True):
     nodes: AtLeastOne
 
 
+class Drain(_Part, frozen=True, kw_only=True):
+    """Nodes taken away for good: announced, so that who runs there has saved what it did."""
+
+    at_h: Positive  # hours after the start
+    nodes: AtLeastOne
+
+
 class PoolPart(_Part, frozen=True, kw_only=True):
     name: str  # by which the rest of the file names it
     generation: str  # the accelerators' model, for people
     nodes: AtLeastOne  # live from the start
     gpus_per_node: Annotated[int, Meta(ge=1, le=128)] = 8
     racks: tuple[Rack, ...] = ()
+    drains: tuple[Drain, ...] = ()  # of the nodes live from the start
 
     @property
     def nodes_in_all(self) -> int:
@@ -234,6 +242,7 @@ class Scenario(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_names(self)
         _check_pools(self)
+        _check_drains(self)
         _check_values(self)
 
 
@@ -254,6 +263,16 @@ def _check_names(scenario: Scenario) -> None:
                 raise InputError(f"{group}[{i}].name is {name!r} a second time; rename one.")
     if not scenario.pools:
         raise InputError("pools is empty; give at least one pool.")
+
+
+def _check_drains(scenario: Scenario) -> None:
+    for i, pool in enumerate(scenario.pools):
+        drained = sum(drain.nodes for drain in pool.drains)
+        if drained > pool.nodes:
+            raise InputError(
+                f"pools[{i}].drains takes {drained} nodes away, but pool {pool.name} has "
+                f"{pool.nodes} from the start; drain at most those."
+            )
 
 
 def _check_pools(scenario: Scenario) -> None:

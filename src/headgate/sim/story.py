@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from headgate.core.facts import BatchOrdered, Fact, Kind, WorkSubmitted
-from headgate.core.fleet import Fleet, Pool, Service, Shape, Tenant
+from headgate.core.fleet import Fleet, PlannedChange, Pool, Service, Shape, Tenant
 from headgate.core.tables import Floats
 from headgate.sim.demand import BatchStream, JobStream, ServiceDemand
 from headgate.sim.nature import Failures, Truth
@@ -27,7 +27,8 @@ class Story:
     fleet: Fleet
     facts: list[Fact]
     truth: Truth
-    live_s: Floats  # [node]
+    live_s: Floats  # [node] when it goes live
+    gone_s: Floats  # [node] when it is taken away for good; infinite: never
     arrived: Floats  # [window, service] output-equivalent tokens
     requests: Floats  # [window, service]
     demands: list[ServiceDemand]
@@ -166,6 +167,7 @@ def build(scenario: Scenario, data: Path | None = None, seed: int = 0) -> Story:
             for class_ in CLASSES
         ),
         reclaim_s=scenario.order.reclaim_s,
+        planned=_planned(scenario),
     )
     arrived = _arrived(builder)
     failures = scenario.failures
@@ -175,6 +177,7 @@ def build(scenario: Scenario, data: Path | None = None, seed: int = 0) -> Story:
         facts=builder.facts,
         truth=builder.truth,
         live_s=_live_s(scenario),
+        gone_s=_gone_s(scenario),
         arrived=arrived,
         requests=np.stack(
             [demand.requests.sum(axis=1).astype(np.float64) for demand in builder.demands], axis=1
@@ -200,6 +203,27 @@ def _live_s(scenario: Scenario) -> Floats:
         for rack in pool.racks:
             live += [rack.at_h * HOUR_S] * rack.nodes
     return np.array(live)
+
+
+def _gone_s(scenario: Scenario) -> Floats:
+    """When each node is taken away: of those of the start, the first ones first."""
+    gone: list[float] = []
+    for pool in scenario.pools:
+        drains = sorted(pool.drains, key=lambda drain: drain.at_h)
+        away = [drain.at_h * HOUR_S for drain in drains for _ in range(drain.nodes)]
+        gone += away + [np.inf] * (pool.nodes_in_all - len(away))
+    return np.array(gone)
+
+
+def _planned(scenario: Scenario) -> tuple[PlannedChange, ...]:
+    """Racks and drains to come, as the machine may know them beforehand."""
+    found = [
+        PlannedChange(at_s=change.at_h * HOUR_S, pool=row, nodes=sign * change.nodes)
+        for row, pool in enumerate(scenario.pools)
+        for sign, changes in ((1, pool.racks), (-1, pool.drains))
+        for change in changes
+    ]
+    return tuple(sorted(found, key=lambda change: change.at_s))
 
 
 def _foundation(builder: _Builder) -> None:
