@@ -1,7 +1,10 @@
 """`headgate bench pool`: policies against each other and against the hindsight bound."""
 
 import json
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from headgate.core.errors import InputError
 from headgate.policy.forecast import choose, forecast
 from headgate.sim.bound import bound
 from headgate.sim.contest import Settings, run_policies
+from headgate.sim.counterfactual import verify
 from headgate.sim.policies import make
-from headgate.sim.scarcity import factor_for, scaled
+from headgate.sim.scarcity import enlarged, factor_for, scaled
 from headgate.sim.scenario import Scenario, read
 from headgate.sim.story import Story, build
 
@@ -44,6 +48,8 @@ class Run(msgspec.Struct):
     deadlines_met: float
     round_ms_p50: float
     round_ms_p99: float
+    plan_ms_p50: float | None  # of the rounds that made prices anew; None: the policy has none
+    plan_ms_p99: float | None
 
 
 @click.command()
@@ -53,6 +59,14 @@ class Run(msgspec.Struct):
 @click.option("--policy", "policies", multiple=True, help="A policy; again for more.")
 @click.option("--load", "loads", multiple=True, type=float, help="Offered load; again for more.")
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="How many.")
+@click.option(
+    "--explained",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Explanations to try out; 0 for none.",
+)
+@click.option("--large/--no-large", default=True, help="Time rounds on 100,000 accelerators too.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the runs here.")
 def pool(
     scenario: Path,
@@ -61,6 +75,8 @@ def pool(
     policies: tuple[str, ...],
     loads: tuple[float, ...],
     seeds: int,
+    explained: int,
+    large: bool,
     json_file: Path | None,
 ) -> None:
     """Hold every policy against the best possible run, at three scarcities.
@@ -76,8 +92,7 @@ def pool(
     if data is not None and not data.is_dir():
         raise InputError(f"--data {data} is no folder; give the folder that holds the traces.")
     names = policies or ("silos", "fifo", "priority", "headgate", "headgate-strict")
-    runs: list[Run] = []
-    scores: list[dict[str, float]] = []
+    told = Told()
     console = Console(stderr=True)
     for seed in range(seeds):
         plain = build(chosen, data, seed)
@@ -85,11 +100,98 @@ def pool(
             make(name, plain)  # a name that is not known is said before anything runs
         for load in loads or (0.8, 1.1, 1.5):
             story = build(scaled(chosen, factor_for(plain, seed, load)), data, seed)
-            runs += _runs(console, story, names, load, seed)
-            _write(json_file, runs, scores)
-        scores.append(forecast_scores(plain))
-    _write(json_file, runs, scores)
-    _show(runs)
+            told.runs += _runs(console, story, names, load, seed)
+            told.write(json_file)
+        told.scores.append(forecast_scores(plain))
+    if explained:
+        with console.status(f"{explained:,} explanations tried out"):
+            told.explain = _explained(chosen, data, explained)
+        told.write(json_file)
+    if large:
+        with console.status("rounds on 100,000 accelerators"):
+            told.large = _large(chosen)
+    told.write(json_file)
+    told.show()
+
+
+@dataclass
+class Told:
+    """What the bench has found by now."""
+
+    runs: list[Run] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+    explain: dict[str, Any] = field(default_factory=dict)
+    large: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forecast(self) -> dict[str, float]:
+        """Means over seeds."""
+        scores = [score for score in self.scores if score]
+        keys = scores[0] if scores else {}
+        return {key: statistics.mean(score[key] for score in scores) for key in keys}
+
+    def write(self, path: Path | None) -> None:
+        if path is None:
+            return
+        parts = {"explain": self.explain, "forecast": self.forecast, "large": self.large}
+        told: dict[str, Any] = {"runs": msgspec.to_builtins(self.runs)}
+        told |= {name: part for name, part in parts.items() if part}
+        try:
+            path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--json {path}: cannot write ({error.strerror}).") from None
+
+    def show(self) -> None:
+        _show(self.runs)
+        console = Console()
+        if self.forecast:
+            console.print(
+                "demand an hour ahead: WAPE {wape:.3f}, of the last value {wape_persistence:.3f}; "
+                "90th percentile held {p90_coverage:.1%}".format(**self.forecast)
+            )
+        if self.explain:
+            console.print(
+                "explanations: the stated change admitted the work in {verified_share:.2%} of "
+                "{cases:,} cases; the 90 % interval held {interval_coverage:.1%} of {waits:,} "
+                "waits".format(**self.explain)
+            )
+        if self.large:
+            console.print(
+                "{accelerators:,} accelerators: round P99 {round_ms_p99:.0f} ms, with prices made "
+                "anew {plan_ms_p99:.0f} ms".format(**self.large)
+            )
+
+
+# A day suffices for a thousand cases; on a fleet so large a tenth of a day does for rounds.
+EXPLAINED_DAYS = 1.0
+LARGE_GPUS = 100_000
+LARGE_DAYS = 0.1
+
+
+def _explained(scenario: Scenario, data: Path | None, cases: int) -> dict[str, Any]:
+    """Explanations of `headgate` on the first day, tried out in the simulated world."""
+    day = msgspec.structs.replace(scenario, days=min(scenario.days, EXPLAINED_DAYS))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        found = executor.submit(verify, "headgate", build(day, data, 0), Settings(), cases).result()
+    return {
+        "verified_share": found.share,
+        "cases": found.cases,
+        "unexplained": found.unexplained,
+        "by_kind": dict(found.by_kind),
+        "interval_coverage": found.waits.coverage,
+        "waits": found.waits.judged,
+    }
+
+
+def _large(scenario: Scenario) -> dict[str, Any]:
+    """Rounds of `headgate` on a fleet of 100,000 accelerators, demand generated in proportion."""
+    gpus = sum(pool.nodes_in_all * pool.gpus_per_node for pool in scenario.pools)
+    short = msgspec.structs.replace(scenario, days=min(scenario.days, LARGE_DAYS))
+    story = build(enlarged(short, LARGE_GPUS / gpus), None, 0)
+    result = run_policies(("headgate",), story, Settings(timed=True))["headgate"]
+    times = {f"round_ms_{name}": value for name, value in result["round_ms"].items()}
+    plans = {f"plan_ms_{name}": times.pop(f"round_ms_plan_{name}") for name in ("p50", "p99")}
+    return {"accelerators": story.fleet.gpus, "facts": result["facts"], **times, **plans}
 
 
 def _scenario(path: Path, days: float | None) -> Scenario:
@@ -132,6 +234,8 @@ def _runs(
             deadlines_met=r["batch"]["deadlines_met"],
             round_ms_p50=r["round_ms"]["p50"],
             round_ms_p99=r["round_ms"]["p99"],
+            plan_ms_p50=r["round_ms"].get("plan_p50"),
+            plan_ms_p99=r["round_ms"].get("plan_p99"),
         )
         for name, r in results.items()
     ]
@@ -186,21 +290,6 @@ def forecast_scores(story: Story) -> dict[str, float]:
     }
 
 
-def _write(path: Path | None, runs: list[Run], scores: list[dict[str, float]]) -> None:
-    if path is None:
-        return
-    told: dict[str, Any] = {"runs": msgspec.to_builtins(runs)}
-    scores = [score for score in scores if score]
-    if scores:
-        told["forecast"] = {
-            key: statistics.mean(score[key] for score in scores) for key in scores[0]
-        }
-    try:
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--json {path}: cannot write ({error.strerror}).") from None
-
-
 COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("value / bound, %", "value_over_bound", 100),
     ("harvest / bound, %", "harvest_over_bound", 100),
@@ -210,21 +299,32 @@ COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("work lost, %", "lost_work_share", 100),
     ("guarantee broken, s", "guarantee_broken_s", 1),
     ("round P99, ms", "round_ms_p99", 1),
+    ("plan P99, ms", "plan_ms_p99", 1),
 )
 
 
 def _show(runs: list[Run]) -> None:
-    table = Table(title=f"{runs[0].scenario}: means over seeds, ± standard deviation")
-    table.add_column("load")
-    table.add_column("policy")
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-    for load, name in dict.fromkeys((run.scarcity, run.policy) for run in runs):
-        mine = [run for run in runs if (run.scarcity, run.policy) == (load, name)]
-        cells = []
-        for _, key, scale in COLUMNS:
-            seen = [scale * getattr(run, key) for run in mine]
-            spread = f" ± {statistics.stdev(seen):.2f}" if len(seen) > 1 else ""
-            cells.append(f"{statistics.mean(seen):.2f}{spread}")
-        table.add_row(f"{load:g}", name, *cells)
-    Console().print(table)
+    """One table a load: figures down, policies across."""
+    console = Console()
+    for load in dict.fromkeys(run.scarcity for run in runs):
+        mine = [run for run in runs if run.scarcity == load]
+        names = list(dict.fromkeys(run.policy for run in mine))
+        seeds = len({run.seed for run in mine})
+        spread = f", means of {seeds} seeds ± standard deviation" if seeds > 1 else ""
+        table = Table(title=f"{mine[0].scenario}, offered load {load:g}{spread}")
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+        for heading, key, scale in COLUMNS:
+            table.add_row(heading, *(_cell(mine, name, key, scale) for name in names))
+        console.print(table)
+
+
+def _cell(runs: list[Run], name: str, key: str, scale: float) -> str:
+    seen = [getattr(run, key) for run in runs if run.policy == name]
+    values = [scale * value for value in seen if value is not None]
+    if not values:
+        return ""
+    places = 0 if max(map(abs, values)) >= 1000 else 2
+    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):,.{places}f}{spread}"

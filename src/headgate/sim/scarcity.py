@@ -92,6 +92,32 @@ def scaled(scenario: Scenario, factor: float) -> Scenario:
     return msgspec.structs.replace(scenario, **change)
 
 
+def enlarged(scenario: Scenario, times: float) -> Scenario:
+    """The scenario on a fleet so many times as large, with as many times the demand, promises and
+    nodes; a foundation run stays one run, of as many times the GPUs."""
+    pools = tuple(
+        _with(
+            pool,
+            nodes=round(pool.nodes * times),
+            racks=tuple(_with(rack, nodes=round(rack.nodes * times)) for rack in pool.racks),
+            drains=tuple(_with(drain, nodes=round(drain.nodes * times)) for drain in pool.drains),
+        )
+        for pool in scenario.pools
+    )
+    order = _with(
+        scenario.order,
+        guarantees={
+            class_: {pool: round(gpus * times) for pool, gpus in promised.items()}
+            for class_, promised in scenario.order.guarantees.items()
+        },
+    )
+    grown = msgspec.structs.replace(scaled(scenario, times), pools=pools, order=order)
+    if grown.training is None:
+        return grown
+    runs = tuple(_with(run, gpus=round(run.gpus * times)) for run in grown.training.foundation)
+    return msgspec.structs.replace(grown, training=_with(grown.training, foundation=runs))
+
+
 def _service(part: Any, factor: float) -> Any:
     demand = part.demand
     trace = demand.trace

@@ -261,7 +261,7 @@ class Solver:
         """
         use = a.shape.pairs[:, 0]
         tiers = np.unique(a.p.uses.tier)
-        fixed = 0
+        fixed, begin = 0, None
         try:
             for tier in tiers[:-1]:
                 mine = np.zeros_like(cost)
@@ -271,11 +271,20 @@ class Solver:
                 if not mine.any():
                     continue
                 self._run(mine)
+                begin = begin or self.highs.getBasis()
                 best = self.highs.getInfo().objective_function_value
                 at = np.flatnonzero(mine).astype(np.int32)
                 least = best - 1e-6 * max(1.0, abs(best))
                 self.highs.addRow(least, INFINITE, len(at), at, mine[at])
                 fixed += 1
             return self._answer(a, cost)
+        except Unsolved:
+            self.highs = None  # whatever state it is in, the next programme starts afresh
+            raise
         finally:
-            self.highs = None  # rows were added: the next programme starts afresh
+            if self.highs is not None and fixed:
+                # The next programme has its own rows for what is fixed; it starts where the first
+                # tier of this one ended.
+                rows = np.arange(a.rows, a.rows + fixed, dtype=np.int32)
+                self.highs.deleteRows(fixed, rows)
+                self.highs.setBasis(begin)
