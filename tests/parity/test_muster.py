@@ -92,7 +92,7 @@ def test_what_is_owed_is_what_fits_into_the_promise_in_order(seed: int) -> None:
                 expected.append((row, p))
                 left[tables.works[row]["class_"], p] -= wanted
     rows, pools = np.zeros(64, np.int64), np.zeros(64, np.int64)
-    count = owed(machine.ground.columns, spare, k.BATCH, 3, rows, pools)
+    count = owed(machine.ground.columns, spare, 3, rows, pools)
     assert list(zip(rows[:count].tolist(), pools[:count].tolist(), strict=True)) == expected
     assert spare.tolist() == left.tolist()
 

@@ -89,26 +89,25 @@ def fill_waiting(
 
 
 @njit(cache=True)
-def owed(
-    t: Columns, spare: np.ndarray, batch: int, deep: int, rows: np.ndarray, pools: np.ndarray
-) -> int:
+def owed(t: Columns, spare: np.ndarray, deep: int, rows: np.ndarray, pools: np.ndarray) -> int:
     """Waiting works that fit, in order, into spare[class, pool] of what their class is promised.
 
-    Looks at the claimants and then at the first `deep` works of every lane, passing over works of
-    kind `batch`; writes (row, pool) pairs as far as they have room and returns how many.
-    `spare` is used up on the way.
+    Looks at the claimants and then at the first `deep` works of every lane, passing over replicas
+    in batch mode, which are promised nothing; writes (row, pool) pairs as far as they have room and
+    returns how many. `spare` is used up on the way.
     """
     found = 0
     at = t.meta[CLAIMANTS]
     while at >= 0:
-        if t.works[at].kind != batch:
+        if t.works[at].mode == 0:
             found = ask(t, at, spare, rows, pools, found)
         at = t.works[at].behind
     for i in range(t.meta[N_LANES]):
         at = t.lanes[i].head
         seen = 0
-        while at >= 0 and seen < deep and t.works[at].kind != batch:
-            found = ask(t, at, spare, rows, pools, found)
+        while at >= 0 and seen < deep:
+            if t.works[at].mode == 0:
+                found = ask(t, at, spare, rows, pools, found)
             at = t.works[at].behind
             seen += 1
     return found

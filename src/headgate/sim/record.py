@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headgate.control.machine import Machine
+from headgate.control.services import BATCH, ONLINE
 from headgate.core.facts import Fact, WindowClosed, Wish
 from headgate.core.tables import Floats, Ints, Table, Tables
 from headgate.kernels import layout as k
@@ -64,15 +65,15 @@ class Recorder:
         self.waiting_gpus[row] = np.bincount(lanes["class_"], gpus, classes)
         for claimant in tables.claimants():
             work = tables.works[claimant]
-            if work["kind"] != k.BATCH:
+            if work["mode"] == ONLINE:
                 self.waiting[row, work["class_"]] += 1
                 self.waiting_gpus[row, work["class_"]] += smallest[work["shape"]].min()
 
 
 def _fills(tables: Tables, lanes: Table) -> NDArray[np.bool_]:
     """[lane] whether batch waits there; a lane without a head has nobody to ask."""
-    kinds = tables.works["kind"][np.maximum(lanes["head"], 0)]
-    return np.asarray((kinds == k.BATCH) | (lanes["head"] < 0))
+    modes = tables.works["mode"][np.maximum(lanes["head"], 0)]
+    return np.asarray((modes == BATCH) | (lanes["head"] < 0))
 
 
 class Guarantees:
@@ -110,11 +111,22 @@ class Guarantees:
         guaranteed in the pool and does not hold."""
         ground = self.machine.ground
         tables = ground.tables
-        # What a class holds, lent to it or its own; only batch counts against nobody.
-        held = tables.tally[:, [k.GANG, k.REPLICA, k.LEASE], k.STARTING : k.DONE].sum(axis=(1, 2))
+        held = self._held()
         spare = np.where(self.promised > 0, self.promised - held, 0)
         spare = np.minimum(spare, tables.pools["up"] - held)
         if not (spare > 0).any():
             return []
-        count = owed(ground.columns, spare, k.BATCH, OWED_AT_MOST, self._rows, self._pools)
+        count = owed(ground.columns, spare, OWED_AT_MOST, self._rows, self._pools)
         return list(zip(self._rows[:count].tolist(), self._pools[:count].tolist(), strict=True))
+
+    def _held(self) -> Ints:
+        """[class, pool] what classes hold, lent or their own; batch counts against nobody."""
+        tables, services = self.machine.ground.tables, self.machine.services
+        held = tables.tally[:, [k.GANG, k.LEASE], k.STARTING : k.DONE].sum(axis=(1, 2))
+        for service, rosters in zip(services.services, services.rosters, strict=True):
+            rows = rosters[ONLINE].rows
+            pools = np.maximum(tables.works["pool"][rows], 0)
+            held[service.class_] += np.bincount(
+                pools, tables.works["gpus"][rows], held.shape[1]
+            ).astype(np.int64)
+        return np.asarray(held)
