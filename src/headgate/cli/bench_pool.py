@@ -162,14 +162,14 @@ class Told:
             )
 
 
-# A day suffices for a thousand cases; on a fleet so large a tenth of a day does for rounds.
-EXPLAINED_DAYS = 1.0
+# Intervals learn for a day or so; on a fleet so large a tenth of a day does for rounds.
+EXPLAINED_DAYS = 3.0
 LARGE_GPUS = 100_000
 LARGE_DAYS = 0.1
 
 
 def _explained(scenario: Scenario, data: Path | None, cases: int) -> dict[str, Any]:
-    """Explanations of `headgate` on the first day, tried out in the simulated world."""
+    """Explanations of `headgate` on the first days, tried out in the simulated world."""
     day = msgspec.structs.replace(scenario, days=min(scenario.days, EXPLAINED_DAYS))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         found = executor.submit(verify, "headgate", build(day, data, 0), Settings(), cases).result()

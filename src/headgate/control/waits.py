@@ -66,9 +66,9 @@ class Level:
     below: float = MISSED_EITHER_SIDE
     above: float = MISSED_EITHER_SIDE
 
-    def learn(self, below: bool, above: bool) -> None:
-        self.below += LEARNED_FROM_ONE * (MISSED_EITHER_SIDE - below)
-        self.above += LEARNED_FROM_ONE * (MISSED_EITHER_SIDE - above)
+    def learn(self, rate: float, below: bool, above: bool) -> None:
+        self.below += rate * (MISSED_EITHER_SIDE - below)
+        self.above += rate * (MISSED_EITHER_SIDE - above)
 
 
 @dataclass(slots=True)
@@ -93,6 +93,7 @@ class Waits:
     """A watcher of the machine; ask `estimate` at any time."""
 
     machine: Machine
+    rate: float = LEARNED_FROM_ONE
     next_s: float = 0.0
     open: list[Note] = field(default_factory=list)
     alike: dict[Key, deque[Note]] = field(default_factory=dict)
@@ -186,7 +187,7 @@ class Waits:
                 if said is not None and not note.judged and at_s - note.at_s > said.high_s:
                     note.judged = True
                     self.score.above += 1
-                    self._level(note).learn(below=False, above=True)
+                    self._level(note).learn(self.rate, below=False, above=True)
                 still.append(note)
         self.open = still
 
@@ -198,7 +199,7 @@ class Waits:
         self.score.below += below
         self.score.above += above
         self.score.inside += not below and not above
-        self._level(note).learn(below, above)
+        self._level(note).learn(self.rate, below, above)
 
     def _level(self, note: Note) -> Level:
         return self.levels.setdefault(note.key, Level())
