@@ -13,6 +13,7 @@ from headgate.kernels import layout as k
 
 # Prices and bids closer than this, relative, are the same: idle capacity keeps a thousandth.
 NEAR = 5e-3
+UNCAPPED = np.iinfo(np.int64).max // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,9 @@ def _pool_views(machine: Machine, row: int) -> list[PoolView]:
         size = fleet.pools[p].gpus_per_node
         to_free = _to_free(machine, row, p, wanted)
         over = held + wanted - cap
-        if over > 0:
+        if over > 0 and int(work["claim"]) == len(fleet.classes):
+            says = f"beyond the plan: {over} more than may be lent there"
+        elif over > 0:
             says = f"its class would hold {over} more than its cap of {cap} there"
         elif to_free is None:
             says = "the pool's nodes that are up and not kept for others are too few"
@@ -172,7 +175,7 @@ def _pool_views(machine: Machine, row: int) -> list[PoolView]:
                 whole_nodes_wanted=wanted // size,
                 class_held=held,
                 class_guarantee=guarantee,
-                class_cap=cap if cap < np.iinfo(np.int64).max // 8 else None,
+                class_cap=cap if cap < UNCAPPED else None,
                 to_free=None if over > 0 else to_free,
                 price_per_h=price_per_h,
                 bid_per_h=bid_per_h,
