@@ -14,6 +14,7 @@ from headgate.core.errors import InputError
 COMMANDS: dict[str, str] = {
     "batches": "headgate.cli.batches:batches",
     "bench": "headgate.cli.bench:bench",
+    "compile": "headgate.cli.compile:compile_command",
     "data": "headgate.cli.data:data",
     "engine": "headgate.cli.serve:engine",
     "keys": "headgate.cli.accounts:keys",

@@ -19,6 +19,9 @@ def serve(config: Path | None, port: int | None, workers: int | None) -> None:
     With no CONFIG.toml it serves an emulated engine, with state in ./headgate-state, and prints a
     curl command that works.
     """
+    from headgate.gateway import compiled
+
+    compiled.use()
     try:
         from headgate.gateway.serve import run
     except ModuleNotFoundError as error:

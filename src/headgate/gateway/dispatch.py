@@ -9,7 +9,7 @@ from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import SENT, WAITING, Exchange
 from headgate.gateway.prefixes import Prefixes
 from headgate.policy.fairness import OrderedQueue
-from headgate.policy.routing import next_cap, pick
+from headgate.policy.routing import next_cap, next_share, pick
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
@@ -185,7 +185,7 @@ class Dispatcher:
         if lane.model.prefixes is not None:
             lane.model.prefixes.note(exchange, engine)
         if exchange.attempts == 0:
-            self.door.meter.open(exchange.open_entry(engine.name))
+            self.door.meter.open(exchange.id, exchange.open_entry)
         exchange.send(engine)
 
     def _give_back(self, exchange: Exchange) -> None:
@@ -284,9 +284,18 @@ class Dispatcher:
             await asyncio.sleep(PACE_S)
             now_s = loop.time()
             for engine in self.engines.values():
+                self._hold_batch_back(engine)
                 self._follow_pace(engine, now_s - last_s)
             last_s = now_s
             self.pump_all()
+
+    def _hold_batch_back(self, engine: Engine) -> None:
+        """Let batch work fill less of an engine while others wait too long there."""
+        late, engine.late = engine.late, 0.0
+        share = next_share(engine.batch_share, 1.0, late)
+        if share != engine.batch_share:
+            engine.batch_share = share
+            engine.set_cap(engine.cap, self.shares)
 
     def _follow_pace(self, engine: Engine, span_s: float) -> None:
         tokens = engine.stream_tokens + engine.plain_tokens

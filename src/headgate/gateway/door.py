@@ -24,7 +24,8 @@ from headgate.gateway.dispatch import Dispatcher, ModelRun
 from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import OVER, Exchange
-from headgate.gateway.front import LARGE_BODY, Front
+from headgate.gateway.front import LARGE_BODY, Front, Head
+from headgate.gateway.known import Known
 from headgate.gateway.lanes import Lane
 from headgate.gateway.ports import Accounts, Limits, Meter, Prices
 from headgate.gateway.wheel import Wheel
@@ -48,6 +49,8 @@ LEASE_WITHIN_S = 10.0  # a slice of a limit comes within milliseconds, or the st
 INTERNAL = b"x-headgate-internal"
 PROMETHEUS = "text/plain; version=0.0.4"
 OWN = b"own"
+# Headers that make a request another than the next one with the same head.
+EXTRAORDINARY = (INTERNAL, b"expect", b"upgrade", b"transfer-encoding", b"traceparent")
 NOT_CACHED = "cache-control: no-cache\r\n"
 
 
@@ -66,6 +69,7 @@ class Door:
         self.dispatcher = Dispatcher(self)
         self.prices: Prices = DrainPrices(self.dispatcher)
         self.fronts: set[Front] = set()
+        self.heads: Known[Head] = Known()
         self.lanes: dict[tuple[str, str, bytes, str | None, bool], Lane] = {}
         self._batch_accounts: dict[tuple[str, str], tuple[Tenant, Account]] = {}
         self.siblings: list[str] = []  # sockets of the other processes on the port
@@ -92,8 +96,7 @@ class Door:
         self.classes = {c.name: c for c in config.classes}
         self.tenants: dict[str, Tenant] = {t.name: t for t in config.tenants}
         self.lanes.clear()
-        for front in self.fronts:
-            front.authorized = None
+        self.heads.forget()
         dispatcher = self.dispatcher
         dispatcher.shares = self._shares()
         dispatcher.batch_level = len(dispatcher.shares) - 1
@@ -232,6 +235,24 @@ class Door:
         except Problem as problem:
             exchange.refuse(problem)
 
+    def begin_known(self, exchange: Exchange, head: Head) -> None:
+        """A request has been read wholly, and its head is known."""
+        exchange.started()
+        account = head.account
+        try:
+            if account is None or head.changes != self.accounts.changes:
+                self._with_account(exchange, head)
+            else:
+                self._ask(exchange, account, head.lanes)
+        except Problem as problem:
+            exchange.refuse(problem)
+
+    def is_ordinary(self, path: bytes, headers: dict[bytes, bytes]) -> bool:
+        """Whether a head says all there is to know of a request but its body."""
+        if path not in INFERENCE or b"authorization" not in headers:
+            return False
+        return not any(name in headers for name in EXTRAORDINARY)
+
     def next_id(self) -> str:
         self._count += 1
         return f"{self._prefix}{self._count:010x}"
@@ -250,28 +271,19 @@ class Door:
             "No API key was given; send it as `Authorization: Bearer KEY`.",
         )
 
-    def _with_account(self, exchange: Exchange) -> None:
+    def _with_account(self, exchange: Exchange, head: Head | None = None) -> None:
         """Find the account; on to `_enter`, perhaps later."""
         if INTERNAL in exchange.headers:
             self._enter(exchange, self._internal(exchange))
-            return
-        front = exchange.front
-        assert front is not None
-        held = front.authorized
-        if (
-            held is not None
-            and held[1] == self.accounts.changes
-            and held[0] == exchange.headers.get(b"authorization")
-        ):
-            self._enter(exchange, held[2])
             return
         key = self._key(exchange)
         account = self.accounts.lookup(key)
         if account is None:
             self.spawn(self._find(exchange, key))
             return
-        given = exchange.headers[b"authorization"]
-        front.authorized = (given, self.accounts.changes, account)
+        if head is not None:
+            head.account, head.changes = account, self.accounts.changes
+            head.lanes = {}
         self._enter(exchange, account)
 
     async def _find(self, exchange: Exchange, key: str) -> None:
@@ -314,15 +326,25 @@ class Door:
     def _enter(self, exchange: Exchange, account: Account) -> None:
         if exchange.path not in INFERENCE:
             self._page_for(exchange, account)
-            return
+        else:
+            self._ask(exchange, account, None)
+
+    def _ask(self, exchange: Exchange, account: Account, known: dict[str, Lane] | None) -> None:
+        """Read what is asked for; on to the tenant's limits. `known` lanes need no other look."""
         if self.meter.full:
             raise Problem(503, "usage_disk_full", "Usage cannot be recorded now.", retry_after_s=5)
         exchange.account = account
         ask = exchange.ask = read_ask(exchange.body)
-        batch = bool(exchange.order)
-        lane = self.lanes.get((account.key, ask.model, exchange.path, ask.service_tier, batch))
-        if lane is None or lane.account is not account:
-            lane = self._lane(account, ask, exchange.path, batch)
+        if ask.service_tier is not None:
+            known = None
+        lane = known.get(ask.model) if known is not None else None
+        if lane is None:
+            batch = bool(exchange.order)
+            lane = self.lanes.get((account.key, ask.model, exchange.path, ask.service_tier, batch))
+            if lane is None or lane.account is not account:
+                lane = self._lane(account, ask, exchange.path, batch)
+            if known is not None:
+                known[ask.model] = lane
         exchange.lane = lane
         exchange.est_input = len(exchange.body) // BYTES_PER_TOKEN
         most = ask.output_max()
@@ -433,6 +455,7 @@ class Door:
             class_.patience_s if terms.patience_s is None else terms.patience_s,
             settings.tariff(self.config, model.terms, tier),
             self.metrics.of(model.name, class_.name, tier),
+            0.0 if tier in ("flex", "batch") else (class_.ttft_ms or 0.0) / 1000.0,
         )
 
     def tariff_of(self, model: str, tier: str) -> Tariff:

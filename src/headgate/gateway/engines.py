@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from headgate.gateway import config as settings
+from headgate.gateway.known import Known
 from headgate.gateway.wheel import NEVER, Wheel
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Engine:
         self.in_flight = 0
         self.outstanding_tokens = 0.0
         self.idle: list[Link] = []
+        self.heads: Known[bytes] = Known()  # of its good answers; the content-type is what matters
         self.links: set[Link] = set()
         self.batch: dict[Exchange, None] = {}  # evictable work here, oldest first
         self.models: list[ModelRun] = []
@@ -44,6 +46,8 @@ class Engine:
         self.cap = float(terms.in_flight_max)
         self.rooms: list[float] = []  # in flight at which it is full, by level
         self.shares: list[float] = []
+        self.late = 0.0  # slowest first token since the last look, over its objective
+        self.batch_share = 1.0  # of what batch work may fill, while interactive work is late
         self.accept(terms, key)
 
     def set_cap(self, cap: float, shares: list[float]) -> None:
@@ -51,6 +55,7 @@ class Engine:
         self.cap = cap
         self.shares = shares
         self.rooms = [max(1.0, cap * share) for share in shares]
+        self.rooms[-1] = max(1.0, cap * shares[-1] * self.batch_share)
 
     def start_slowly(self) -> None:
         """With an objective to keep, find the cap from below."""
@@ -87,15 +92,16 @@ class Engine:
     async def connect(self, wheel: Wheel) -> "Link":
         """A new connection; OSError or TimeoutError if there is none to be had."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            made: Any  # a Link
             if self.unix_path is not None:
-                _, link = await self.loop.create_unix_connection(
-                    lambda: Link(self, wheel), self.unix_path
+                _, made = await self.loop.create_unix_connection(
+                    lambda: cast("Any", Link(self, wheel)), self.unix_path
                 )
             else:
-                _, link = await self.loop.create_connection(
-                    lambda: Link(self, wheel), self.host, self.port
+                _, made = await self.loop.create_connection(
+                    lambda: cast("Any", Link(self, wheel)), self.host, self.port
                 )
-        return link
+        return cast("Link", made)
 
     def close(self) -> None:
         for link in self.idle:
@@ -104,14 +110,16 @@ class Engine:
         self.idle.clear()
 
 
-class Link(asyncio.Protocol):
+class Link:
     """One connection to an engine, serving one exchange at a time.
 
+    An asyncio.Protocol in all but name, so that it can be compiled.
     What the parser finds in one read is handed on in one piece.
     """
 
     __slots__ = (
         "_answer_over",
+        "_fresh",
         "_headers",
         "_held",
         "_parser",
@@ -123,6 +131,7 @@ class Link(asyncio.Protocol):
         "exchange",
         "idle_since_s",
         "keep",
+        "on_body",
         "on_header",
         "transport",
         "used",
@@ -142,8 +151,10 @@ class Link(asyncio.Protocol):
         self.keep = True
         self._headers: dict[bytes, bytes] = {}
         self.on_header = self._headers.setdefault
-        self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
+        self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._fresh = False  # asked, and nothing has come yet
         self._held = False
         self._status = 0
         self._answer_over = False
@@ -172,11 +183,24 @@ class Link(asyncio.Protocol):
         else:
             exchange.engine_lost()
 
+    def eof_received(self) -> None:
+        """The engine closes; so do we."""
+
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:  # nobody asked: not a connection to be trusted further
             self.drop()
             return
+        fresh, self._fresh = self._fresh, False
+        if fresh:
+            found = self.engine.heads.find(data)
+            if found is not None:
+                kind, body = found
+                self._status = 200
+                self.keep = True
+                exchange.answer_begins(200, kind)
+                self._finish(exchange, body)
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserCallbackError):
@@ -184,7 +208,9 @@ class Link(asyncio.Protocol):
             exchange.engine_lost()
             return
         if self._answer_over:
-            self._finish(exchange)
+            if fresh and self.keep and self._status == 200:
+                self.engine.heads.keep(data, self._kind())
+            self._finish(exchange, self._take_parts())
         elif self._parts and self._status >= 200 and exchange.streams:
             self.deadline_s = monotonic() + self.engine.terms.silence_timeout_s
             exchange.more(self._take_parts())
@@ -208,16 +234,18 @@ class Link(asyncio.Protocol):
         if status < 200 or exchange is None:
             return
         headers = self._headers
-        kind = headers.get(b"content-type") or headers.get(b"Content-Type")
-        sized = b"content-length" in headers or b"Content-Length" in headers
-        if kind is None or not sized:
-            lower = {name.lower(): value for name, value in headers.items()}
-            kind = lower.get(b"content-type", b"")
+        if not (b"content-length" in headers or b"Content-Length" in headers):
+            lower = {name.lower() for name in headers}
             self._until_close = not (b"content-length" in lower or b"transfer-encoding" in lower)
-        exchange.answer_begins(status, kind)
+        exchange.answer_begins(status, self._kind())
 
-    def on_body(self, body: bytes) -> None:
-        self._parts.append(body)
+    def _kind(self) -> bytes:
+        """The answer's content-type."""
+        headers = self._headers
+        kind = headers.get(b"content-type") or headers.get(b"Content-Type")
+        if kind is None:
+            kind = {name.lower(): value for name, value in headers.items()}.get(b"content-type")
+        return kind or b""
 
     def on_message_complete(self) -> None:
         if self._status >= 200:  # not 100 Continue and its like
@@ -232,6 +260,7 @@ class Link(asyncio.Protocol):
         self.exchange = exchange
         self._status = 0
         self._answer_over = False
+        self._fresh = True
         self.deadline_s = monotonic() + self.engine.terms.answer_timeout_s
         if not self.watched_tick:
             self.wheel.watch(self)
@@ -274,12 +303,11 @@ class Link(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _finish(self, exchange: "Exchange") -> None:
+    def _finish(self, exchange: "Exchange", last: bytes) -> None:
         self.exchange = None
         self.deadline_s = NEVER
         self.used = True
         engine = self.engine
-        parts = self._take_parts()
         assert self.transport is not None
         if self._held:
             self._held = False
@@ -289,8 +317,10 @@ class Link(asyncio.Protocol):
             engine.idle.append(self)
         else:
             self.transport.close()
-        exchange.answer_over(parts)
+        exchange.answer_over(last)
 
     def _take_parts(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts = self._parts
+        taken = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return taken

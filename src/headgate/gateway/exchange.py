@@ -10,7 +10,7 @@
 
 import time
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headgate.gateway import heads, stream
 from headgate.gateway.errors import Problem
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     from headgate.gateway.engines import Engine, Link
     from headgate.gateway.front import Front
     from headgate.gateway.lanes import Lane
-    from headgate.ledger.accounts import Account, Reservation
+    from headgate.ledger.accounts import Account
+    from headgate.ledger.reservation import Reservation
 
 RETRIES = 2  # after an engine failed with nothing of its answer delivered
-PROGRESS_TOKENS = 64  # a stream's progress is noted this often, for the case of a crash
+PROGRESS_TOKENS = 64  # a stream's progress is noted this often, for the case of a crash, and
+# before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
 HELD_EVENT_MAX = 8 * 1024 * 1024  # of an event whose end has not come
 RETRIED = frozenset((502, 503, 504))
 
 # States. A request is over when it is billed, or needs no bill.
-READ, WAITING, SENT, HELD, OVER = range(5)
+READ: Final = 0
+WAITING: Final = 1
+SENT: Final = 2
+HELD: Final = 3
+OVER: Final = 4
 
 
 class Exchange:
@@ -56,7 +62,7 @@ class Exchange:
     reservation: "Reservation | None" = None
     est_input = 0
     est_output = 0
-    state = READ
+    state: int = READ
     status = 0
     link: "Link | None" = None
     engine: "Engine | None" = None
@@ -74,8 +80,9 @@ class Exchange:
     strip = False  # usage in the stream that the client did not ask for
     keep_usage = False
     tail = b""
+    ending = b""  # the events by which a client knows that it has all, while they are held back
     events = 0
-    noted = PROGRESS_TOKENS
+    noted = 2
     last_usage = b""
 
     def __init__(self, front: "Front") -> None:
@@ -185,6 +192,9 @@ class Exchange:
             self.streams = status == 200 and content_type.startswith(b"text/event-stream")
             if self.streams and self.engine is not None:
                 self.engine.streams += 1
+                if self.lane.ttft_s:
+                    late = (self.first_byte_s - self.queued_s) / self.lane.ttft_s
+                    self.engine.late = max(self.engine.late, late)
 
     def more(self, data: bytes) -> None:
         """A piece of a streamed answer."""
@@ -204,8 +214,8 @@ class Exchange:
             if self.strip:
                 data = stream.without_usage(data, self.keep_usage)
         if self.events >= self.noted:
-            self.noted = self.events + PROGRESS_TOKENS
-            self.door.meter.progress(self.id, self.events)
+            self.noted = self.events + min(self.events - 1, PROGRESS_TOKENS)
+            self.door.meter.progress(self.id, self.events - 1)
         front = self.front
         if front is None or not data:
             return
@@ -213,10 +223,12 @@ class Exchange:
             self._stream_begins()
             if self.lane.names_tier:
                 data = stream.with_tier(data, self.lane.tier_bytes)
-        if self.chunked_out:
-            front.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            front.write(data)
+        if self.door.meter.strict:
+            cut = 0 if self.ending else stream.ending_at(data)
+            self.ending += data[cut:]
+            data = data[:cut]
+        if data:
+            front.write(self._framed(data))
         if front.paused and self.link is not None:
             self.link.hold()
 
@@ -358,11 +370,12 @@ class Exchange:
         self._record("done", 200, head + data, tokens)
 
     def _stream_over(self) -> None:
-        if self.tail and self.front is not None:  # an engine that ends without an empty line
-            self.front.write(b"%x\r\n%b\r\n" % (len(self.tail), self.tail))
+        last = self.ending + self.tail  # an engine may end without an empty line
         if not self.head_sent:
             self._stream_begins()
-        self._record("done", 200, b"0\r\n\r\n" if self.chunked_out else b"")
+        if last:
+            last = self._framed(last)
+        self._record("done", 200, last + b"0\r\n\r\n" if self.chunked_out else last)
 
     def _engine_refused(self, data: bytes) -> None:
         body = stream.engine_error(self.status, data)
@@ -449,13 +462,18 @@ class Exchange:
 
     # Pieces.
 
-    def open_entry(self, engine: str) -> Opened:
+    def open_entry(self) -> Opened:
+        engine = self.engine.name if self.engine is not None else ""
         return Opened(self.id, *self.lane.facts, engine, self.est_input, self.wall_s, self.order)
 
     def started(self) -> None:
         """Take the name and the time by which the request will be known."""
         self.id = self.door.next_id()
         self.wall_s = time.time()
+
+    def _framed(self, data: bytes) -> bytes:
+        """A piece of a streamed answer as this client can read it."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_out else data
 
     def _stream_begins(self) -> None:
         self.head_sent = True
@@ -483,7 +501,7 @@ class Exchange:
             self.head_sent = True
             front.write(front.door.relay_head(self))
         if data:
-            front.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_out else data)
+            front.write(self._framed(data))
             if front.paused and self.link is not None:
                 self.link.hold()
 

@@ -15,22 +15,37 @@ import httptools
 
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
+from headgate.gateway.known import BODY_MAX
 from headgate.gateway.wheel import NEVER
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
+    from headgate.gateway.lanes import Lane
     from headgate.ledger.accounts import Account
 
 PIPELINED_MAX = 16
-LARGE_BODY = 65_536
+LARGE_BODY = BODY_MAX
 UPLOAD_TIMES = 10  # a file may take so many times as long as another body
 HEADERS_MAX = 100
 HIGH_WATER_BYTES = 256 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Front(asyncio.Protocol):
-    """One client connection."""
+class Head:
+    """What is known of a request from its head alone."""
+
+    __slots__ = ("account", "changes", "headers", "lanes", "path")
+
+    def __init__(self, path: bytes, headers: dict[bytes, bytes]) -> None:
+        self.path = path
+        self.headers = headers
+        self.account: Account | None = None  # of its key, when there were so many changes
+        self.changes = -1
+        self.lanes: dict[str, Lane] = {}  # by model, for requests that name no tier
+
+
+class Front:
+    """One client connection: an asyncio.Protocol in all but name, so that it can be compiled."""
 
     __slots__ = (
         "_body_bytes",
@@ -42,8 +57,8 @@ class Front(asyncio.Protocol):
         "_parser",
         "_reading",
         "_url",
+        "_whole",
         "active",
-        "authorized",
         "closing",
         "deadline_s",
         "door",
@@ -59,7 +74,6 @@ class Front(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.active: Exchange | None = None
         self.pending: deque[Exchange] = deque()
-        self.authorized: tuple[bytes, int, Account] | None = None  # its last request's
         self.paused = False
         self.closing = False
         self.deadline_s = NEVER
@@ -75,6 +89,7 @@ class Front(asyncio.Protocol):
         self._large = False  # some read was larger than headers may be
         self._late: Exchange | None = None
         self._url = b""
+        self._whole: Exchange | None = None  # read from its first byte to its last in this turn
 
     # From the event loop.
 
@@ -99,12 +114,21 @@ class Front(asyncio.Protocol):
         if active is not None:
             active.client_left()
 
+    def eof_received(self) -> None:
+        """A client that will send no more has left: the connection is closed."""
+
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             self._read_late(data)
             return
         if self.closing:
             return
+        begins = self._reading is None
+        if begins and self.active is None and not self.pending:
+            found = self.door.heads.find(data)
+            if found is not None:
+                self._start_known(*found)
+                return
         self._large = self._large or len(data) > self.door.header_max
         try:
             self._parser.feed_data(data)
@@ -121,6 +145,8 @@ class Front(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._reject(Problem(400, None, f"The request is not valid HTTP/1.1: {error}."))
             return
+        if self._whole is not None:
+            self._remember(data, begins)
         reading = self._reading
         if reading is not None and self.active is None:
             server = self.door.server
@@ -253,6 +279,7 @@ class Front(asyncio.Protocol):
             return
         reading.keep_alive = self._parser.should_keep_alive()
         if self.active is None and not self.pending:
+            self._whole = reading
             self._start(reading)
         elif len(self.pending) >= PIPELINED_MAX:
             raise Problem(429, None, f"More than {PIPELINED_MAX} requests wait on one connection.")
@@ -260,6 +287,35 @@ class Front(asyncio.Protocol):
             self.pending.append(reading)
             if self._body_bytes > LARGE_BODY and self.transport is not None:
                 self.transport.pause_reading()  # one large body in waiting is enough
+
+    def _start_known(self, head: Head, body: bytes) -> None:
+        """Begin a request whose head came before, without asking the parser again."""
+        if len(body) > self.door.body_max:
+            self._reject(Problem(413, None, f"The body is over {self.door.body_max} bytes."))
+            return
+        exchange = Exchange(self)
+        exchange.method = b"POST"
+        exchange.path = head.path
+        exchange.headers = head.headers
+        exchange.body = body
+        self.active = exchange
+        self.deadline_s = NEVER
+        self.door.begin_known(exchange, head)
+
+    def _remember(self, data: bytes, begins: bool) -> None:
+        """Keep the head of an ordinary request that came in one piece."""
+        whole, self._whole = self._whole, None
+        if whole is None or not begins:
+            return
+        headers = whole.headers
+        if (
+            whole.method == b"POST"
+            and whole.keep_alive
+            and whole.chunked_out
+            and not whole.query
+            and self.door.is_ordinary(whole.path, headers)
+        ):
+            self.door.heads.keep(data, Head(whole.path, headers))
 
     def _read_late(self, data: bytes) -> None:
         """Read the body of a request that offers an upgrade.

@@ -6,7 +6,7 @@ from headgate.gateway.errors import reason
 
 if TYPE_CHECKING:
     from headgate.gateway.exchange import Exchange
-    from headgate.ledger.accounts import Reservation
+    from headgate.ledger.reservation import Reservation
 
 
 def answer(length: int, exchange: "Exchange", date: str) -> bytes:
@@ -60,6 +60,15 @@ def limits(reservation: "Reservation | None") -> str:
     """The x-ratelimit headers; nothing where there is no limit."""
     if reservation is None:
         return ""
+    if reservation.limit_requests >= 0 and reservation.limit_tokens >= 0:  # as most have
+        return (
+            f"x-ratelimit-limit-requests: {reservation.limit_requests}\r\n"
+            f"x-ratelimit-remaining-requests: {reservation.remaining_requests}\r\n"
+            f"x-ratelimit-reset-requests: {span(reservation.reset_requests_s)}\r\n"
+            f"x-ratelimit-limit-tokens: {reservation.limit_tokens}\r\n"
+            f"x-ratelimit-remaining-tokens: {reservation.remaining_tokens}\r\n"
+            f"x-ratelimit-reset-tokens: {span(reservation.reset_tokens_s)}\r\n"
+        )
     lines = ""
     if reservation.limit_requests >= 0:
         lines = (

@@ -63,6 +63,7 @@ class Lane:
         "tier",
         "tier_bytes",
         "tier_first",
+        "ttft_s",
         "weight",
     )
 
@@ -76,6 +77,7 @@ class Lane:
         patience_s: float,
         tariff: Tariff,
         stats: Stats,
+        ttft_s: float = 0.0,
     ) -> None:
         self.account = account
         self.tenant = account.tenant.name
@@ -89,6 +91,7 @@ class Lane:
         self.tier_first = b'{"service_tier":"%b",' % self.tier_bytes
         self.level = level
         self.patience_s = patience_s
+        self.ttft_s = ttft_s  # the class's objective for the first token; 0 if it has none
         self.tariff = tariff
         self.stats = stats
         # What all its records say alike, in the order of their fields.

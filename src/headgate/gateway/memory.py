@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 
-from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Tenant
+from headgate.ledger.reservation import Reservation
 from headgate.ledger.usage import Opened, UsageRecord
 
 NO_LIMIT = Limit()
@@ -155,8 +156,8 @@ class MemoryMeter:
         self.opened: list[Opened] = []
         self.records: list[UsageRecord] = []
 
-    def open(self, opened: Opened) -> None:
-        self.opened.append(opened)
+    def open(self, request: str, entry: Callable[[], Opened]) -> None:
+        self.opened.append(entry())
 
     def progress(self, request: str, output_tokens: int) -> None:
         return

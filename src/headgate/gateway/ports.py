@@ -8,7 +8,8 @@ must answer from memory in microseconds. Implementations fetch, lease and flush 
 from collections.abc import Callable
 from typing import Protocol
 
-from headgate.ledger.accounts import Account, Refusal, Reservation, Tenant
+from headgate.ledger.accounts import Account, Refusal, Tenant
+from headgate.ledger.reservation import Reservation
 from headgate.ledger.usage import Opened, UsageRecord
 
 
@@ -78,8 +79,11 @@ class Meter(Protocol):
         """The disk is full: no new request is taken until there is room for its record."""
         ...
 
-    def open(self, opened: Opened) -> None:
-        """Note that a request is being sent to an engine."""
+    def open(self, request: str, entry: Callable[[], Opened]) -> None:
+        """Note that a request is being sent to an engine.
+
+        `entry` is called within milliseconds, or never if the request is over before.
+        """
         ...
 
     def progress(self, request: str, output_tokens: int) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import secrets
+import select
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from headgate.core.errors import InputError
 from headgate.gateway import config as settings
 from headgate.ledger.accounts import Tenant
 
+DOOR_OPENS_S = 1.0  # at most this long is waited for the first worker
 RESTART_PAUSE_S = 0.5  # between deaths of one child, so that a broken one does not spin
 
 
@@ -33,6 +35,7 @@ class Plan:
     config: settings.Config
     path: Path | None  # of the config; None for the built-in default
     port: int
+    ready: tuple[int, int]  # a pipe: workers write to it when they listen
 
 
 def run(path: Path | None, port: int | None, workers: int | None) -> None:
@@ -54,7 +57,7 @@ def run(path: Path | None, port: int | None, workers: int | None) -> None:
         admin = msgspec.structs.replace(admin, port=_free_port(admin.host))
     config = msgspec.structs.replace(config, server=server, admin=admin)
     os.environ["HEADGATE_INTERNAL"] = secrets.token_hex(24)
-    plan = Plan(config, path, server.port)
+    plan = Plan(config, path, server.port, os.pipe())
     Path(config.state.folder).mkdir(parents=True, exist_ok=True)
     key = prepare(config)
     _Family(plan, emulator, held, key).live()
@@ -79,30 +82,22 @@ def default_config(engine_port: int) -> settings.Config:
 
 def prepare(config: settings.Config) -> str | None:
     """Bring the store up to date before any worker starts; the first tenant's key, if new."""
-    import asyncio
-
     from headgate.store.database import StoreAway
-    from headgate.store.state import open_state
+    from headgate.store.open import open_database
+    from headgate.store.tenants import Tenants, first_key
 
-    async def seed() -> str | None:
-        state = open_state(
-            config.state.url,
-            folder=Path(config.state.folder),
-            strict=config.state.strict,
-            process=-1,
-        )
-        await state.start()
+    try:
+        database = open_database(config.state.url)
         try:
-            await state.seed(config.tenants, config.keys)
+            tenants = Tenants(database)
+            tenants.seed(config.tenants, config.keys)
             if config.tenants and not config.keys:
-                return await state.first_key(config.tenants[0].name)
-        except StoreAway as error:
-            print(f"headgate: the store is away ({error}); known keys are served", flush=True)
+                return first_key(tenants, config.tenants[0].name, Path(config.state.folder))
         finally:
-            await state.stop()
-        return None
-
-    return asyncio.run(seed())
+            database.close()
+    except StoreAway as error:
+        print(f"headgate: the store is away ({error}); known keys are served", flush=True)
+    return None
 
 
 class _Family:
@@ -130,6 +125,8 @@ class _Family:
         signal.signal(signal.SIGHUP, self._reload)
         gc.freeze()
         for name, start in self.starts:
+            if name == "admin":  # the door opens before the rest takes processor time
+                select.select([self.plan.ready[0]], [], [], DOOR_OPENS_S)
             self._fork(name, start)
         self._greet()
         died_s: dict[str, float] = {}
@@ -214,7 +211,7 @@ class _Family:
 def _work(plan: Plan, number: int) -> None:
     from headgate.gateway.worker import work
 
-    work(plan.config, plan.path, number)
+    work(plan.config, plan.path, number, plan.ready[1])
 
 
 def _administer(plan: Plan) -> None:

@@ -104,6 +104,12 @@ def without_usage(events: bytes, keep_last: bool) -> bytes:
     return b"\n\n".join(kept)
 
 
+def ending_at(events: bytes) -> int:
+    """Where the events begin by which clients know that they have all; the length if none do."""
+    at = max(events.rfind(b"data: [DONE]"), events.rfind(b"event: response.completed"))
+    return at if at >= 0 else len(events)
+
+
 _TIER = re.compile(rb'"service_tier":\s*(?:null|"[^"]*")')
 
 

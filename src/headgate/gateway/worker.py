@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvloop
@@ -20,12 +22,15 @@ BACKLOG = 4096
 MTIME_LOOK_S = 1.0
 
 
-def work(config: settings.Config, path: Path | None, number: int) -> None:
-    """Serve until SIGTERM; SIGHUP or a changed file reloads the config."""
-    uvloop.run(_serve(config, path, number))
+def work(config: settings.Config, path: Path | None, number: int, ready: int) -> None:
+    """Serve until SIGTERM; SIGHUP or a changed file reloads the config.
+
+    A byte is written to the descriptor `ready` when clients may come.
+    """
+    uvloop.run(_serve(config, path, number, ready))
 
 
-async def _serve(config: settings.Config, path: Path | None, number: int) -> None:
+async def _serve(config: settings.Config, path: Path | None, number: int, ready: int) -> None:
     loop = asyncio.get_running_loop()
     door: Door | None = None
     state = open_state(
@@ -40,15 +45,20 @@ async def _serve(config: settings.Config, path: Path | None, number: int) -> Non
     await state.start()
     door.start()
     listening = listen(config.server.host, config.server.port)
+
+    def front() -> asyncio.Protocol:
+        return cast("asyncio.Protocol", Front(door))
+
     servers: list[asyncio.AbstractServer] = [
-        await loop.create_server(lambda: Front(door), sock=listening, backlog=BACKLOG)
+        await loop.create_server(front, sock=listening, backlog=BACKLOG)
     ]
     if config.server.workers > 1:
         names = [sibling(config.server.port, n) for n in range(config.server.workers)]
         own = socket.socket(socket.AF_UNIX)
         own.bind(names[number])
-        servers.append(await loop.create_unix_server(lambda: Front(door), sock=own))
+        servers.append(await loop.create_unix_server(front, sock=own))
         door.siblings = [name for name in names if name != names[number]]
+    os.write(ready, b".")
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if path is not None:

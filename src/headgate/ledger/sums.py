@@ -62,11 +62,18 @@ def total(sums: Iterable[Sum]) -> Sum:
 
 def by_day(records: Iterable[UsageRecord]) -> dict[tuple[str, int, str, str], Sum]:
     """Sums by (tenant, day, model, tier): the rows budgets are read from."""
-    sums: dict[tuple[str, int, str, str], Sum] = {}
+    amounts: dict[tuple[str, int, str, str], list[int]] = {}
     for record in records:
         key = (record.tenant, day_of(record.started_s), record.model, record.tier)
-        sums[key] = sums.get(key, Sum()) + sum_of(record)
-    return sums
+        amount = amounts.get(key)
+        if amount is None:
+            amount = amounts[key] = [0, 0, 0, 0, 0]
+        amount[0] += 1
+        amount[1] += record.input_tokens
+        amount[2] += record.cached_tokens
+        amount[3] += record.output_tokens
+        amount[4] += record.price_nano
+    return {key: Sum(*amount) for key, amount in amounts.items()}
 
 
 def by_tenant(records: Iterable[UsageRecord]) -> dict[str, Sum]:

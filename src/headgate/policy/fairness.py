@@ -9,6 +9,10 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# Less than most requests: shares are then even to about one request, and no tenant sends two in
+# a row while others wait.
+QUANTUM_TOKENS = 64.0
+
 TIERS_IN_CLASS = ("reserved", "priority", "default")
 """Tiers served in the order of classes. `flex`, then `batch`, come after every class."""
 
@@ -43,7 +47,7 @@ class FairRing(Generic[T]):
     quantum and one request. A tenant's debt outlives its queue; a credit does not.
     """
 
-    def __init__(self, quantum_tokens: float = 256.0) -> None:
+    def __init__(self, quantum_tokens: float = QUANTUM_TOKENS) -> None:
         self.quantum_tokens = quantum_tokens
         self._tenants: dict[str, _Tenant[T]] = {}
         self._turns: deque[_Tenant[T]] = deque()
@@ -141,7 +145,7 @@ class FairRing(Generic[T]):
 class OrderedQueue(Generic[T]):
     """Levels in strict order, a fair ring in each."""
 
-    def __init__(self, levels: int, quantum_tokens: float = 256.0) -> None:
+    def __init__(self, levels: int, quantum_tokens: float = QUANTUM_TOKENS) -> None:
         self.rings: list[FairRing[T]] = [FairRing(quantum_tokens) for _ in range(levels)]
         self.waiting = 0
 

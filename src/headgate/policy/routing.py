@@ -38,6 +38,20 @@ def pick(
     return best
 
 
+def next_share(share: float, ceiling: float, late: float) -> float:
+    """How much of an engine's cap batch work may fill next.
+
+    `late` is the slowest first token of interactive work since the last look, over its objective;
+    0 if there was none. Beyond the objective the share falls at once by 30 %; close to it it
+    stays; else it comes back slowly, so that what was learnt is not forgotten in a second.
+    """
+    if late > 1.0:
+        return share * 0.7
+    if late > 0.8:
+        return share
+    return min(ceiling, share + 0.01 * ceiling)
+
+
 def next_cap(
     cap: float, floor: float, ceiling: float, token_s: float, objective_s: float, used: float
 ) -> float:

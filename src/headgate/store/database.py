@@ -30,6 +30,10 @@ class Transaction(Protocol):
         """Run a statement for each row; the number of rows changed by each."""
         ...
 
+    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
+        """Run an insert for all rows at once, or for none: whether none was there already."""
+        ...
+
     def script(self, sql: str) -> None:
         """Run the statements of a migration."""
         ...

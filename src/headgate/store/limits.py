@@ -13,9 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
-from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Tenant
 from headgate.ledger.calendar import DAY_S, days_of
 from headgate.ledger.rates import SLOTS_PER_S, Kind, rates_of
+from headgate.ledger.reservation import Reservation
 from headgate.store.database import StoreAway
 from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, RateAsk, Unit
 from headgate.store.slices import HeldBudget, HeldRate, Slice
@@ -44,15 +45,12 @@ Asked = tuple[list[tuple[HeldRate, RateAsk]], list[tuple[HeldBudget, BudgetAsk]]
 class Held(Reservation):
     """A reservation that knows what it was taken from."""
 
-    slices: tuple[tuple[HeldRate, Slice], ...] = ()  # requests need no settling
-    budgets: list[HeldBudget] = NO_BUDGETS
-
     def __init__(
         self, tenant: str, model: str, est_tokens: int, est_output: int, est_price_nano: int
     ) -> None:
-        self.tenant = tenant
-        self.model = model
-        self.est_tokens = est_tokens
+        super().__init__(tenant, model, est_tokens)
+        self.slices: list[tuple[HeldRate, Slice]] = []  # requests need no settling
+        self.budgets: list[HeldBudget] = NO_BUDGETS
         self.est_output = est_output
         self.est_price_nano = est_price_nano
 
@@ -138,8 +136,6 @@ class StoreLimits:
     ) -> Reservation | Refusal | None:
         tenant = account.tenant
         reservation = Held(tenant.name, model, est_tokens, est_output, est_price_nano)
-        if not tenant.limits and not tenant.budgets:
-            return reservation
         rates: list[HeldRate] | Refusal | None = NO_RATES
         if tenant.limits:
             rates = self._choose(self._scope(tenant, model, now_s), reservation, now_s)
@@ -152,25 +148,25 @@ class StoreLimits:
                 return self._lack_money(budgets, reservation, now_s)
         for rate in cast("list[HeldRate]", rates):
             held = rate.slice
-            amount = 1
-            if not rate.is_requests:
-                amount = est_tokens if rate.is_tokens else reservation.amount(rate.kind)
-            held.free -= amount
-            held.used += amount
-            held.last_use_s = now_s
-            if held.free < held.used and not rate.fetching:
-                rate.fetching = True
-                self._fetch(rate)
             if rate.is_requests:
+                free = held.free = held.free - 1
+                held.used += 1
                 reservation.limit_requests = rate.per_min
-                remaining = reservation.remaining_requests = rate.left + held.free
+                remaining = reservation.remaining_requests = rate.left + free
                 reservation.reset_requests_s = 60.0 - 60.0 * remaining / rate.per_min
             else:
-                reservation.slices += ((rate, held),)
+                amount = est_tokens if rate.is_tokens else reservation.amount(rate.kind)
+                free = held.free = held.free - amount
+                held.used += amount
+                reservation.slices.append((rate, held))
                 if rate.is_tokens and rate.is_bounded:
                     reservation.limit_tokens = rate.per_min
-                    remaining = reservation.remaining_tokens = rate.left + held.free
+                    remaining = reservation.remaining_tokens = rate.left + free
                     reservation.reset_tokens_s = 60.0 - 60.0 * remaining / rate.per_min
+            held.last_use_s = now_s
+            if free < held.used and not rate.fetching:
+                rate.fetching = True
+                self._fetch(rate)
         for budget in budgets:
             budget.use(est_price_nano if budget.is_money else est_tokens, now_s)
             if budget.free < budget.used and not budget.fetching:
@@ -234,8 +230,9 @@ class StoreLimits:
         est_tokens = reservation.est_tokens
         for rate in rates:
             held = rate.slice
-            amount = 1
-            if not rate.is_requests:
+            if rate.is_requests:
+                amount = 1
+            else:
                 amount = est_tokens if rate.is_tokens else reservation.amount(rate.kind)
             if (held.free < amount or now_s >= held.ends_s) and amount:
                 break

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
@@ -10,7 +11,7 @@ from headgate.store.spool import Durable, Writer
 GATHER_S = 0.001
 # A thread's waking costs more than an entry: under load there are fewer, larger groups. A killed
 # process loses what it had not handed over.
-GATHER_BUSY_S = 0.003
+GATHER_BUSY_S = 0.005
 BUSY = 20  # entries in a group
 
 
@@ -22,7 +23,7 @@ class SpoolMeter:
         self.name = name
         self._writer = Writer(folder, name, self._committed)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fresh: dict[str, Opened] = {}  # open, and not handed over yet
+        self._fresh: dict[str, Callable[[], Opened]] = {}  # open, and not handed over yet
         self._entries: list[Entry] = []
         self._durable: list[Durable] = []
         self._waiting = False
@@ -43,8 +44,8 @@ class SpoolMeter:
         self._hand_over()
         await self._loop.run_in_executor(None, self._writer.stop)
 
-    def open(self, opened: Opened) -> None:
-        self._fresh[opened.request] = opened
+    def open(self, request: str, entry: Callable[[], Opened]) -> None:
+        self._fresh[request] = entry
         if not self._waiting:
             self._wait()
 
@@ -71,7 +72,8 @@ class SpoolMeter:
         self._waiting = False
         self._busy = len(self._entries) > BUSY and not self.strict
         if self._fresh or self._entries:
-            self._writer.write([*self._fresh.values(), *self._entries], self._durable)
+            opened: list[Entry] = [entry() for entry in self._fresh.values()]
+            self._writer.write(opened + self._entries, self._durable)
             self._fresh, self._entries, self._durable = {}, [], []
 
     def _committed(self, durable: list[Durable]) -> None:

@@ -47,6 +47,9 @@ class PostgresTransaction:
             cursors = [self._run(self._sql[name], row) for row in rows]
         return [cursor.rowcount for cursor in cursors]
 
+    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
+        return False  # one round trip already, and each row tells
+
     def script(self, sql: str) -> None:
         for statement in sql.split(";\n"):
             if statement.strip():

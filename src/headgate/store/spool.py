@@ -29,6 +29,7 @@ from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
 
 SEGMENT_BYTES = 8 << 20  # about 16,000 records
 RETRY_S = 0.1
+SYNC_EVERY_S = 0.01  # while nobody waits for the disk
 Durable = Callable[[], None]
 Group = tuple[list[Entry], list[Durable]]
 
@@ -138,6 +139,8 @@ class Writer:
         while True:
             with self._dirty:
                 self._dirty.wait_for(lambda: self._is_dirty or self._stopped)
+                if not self._durable:
+                    self._dirty.wait_for(self._is_hurried, SYNC_EVERY_S)
                 if not self._is_dirty:
                     return
                 durable, self._durable = self._durable, []
@@ -154,6 +157,9 @@ class Writer:
             os.close(file)
             if durable:
                 self._committed(durable)
+
+    def _is_hurried(self) -> bool:
+        return bool(self._durable) or self._stopped
 
     def _allocate_next(self) -> None:
         """Set the next segment's blocks aside; says through `full` whether that could be done."""

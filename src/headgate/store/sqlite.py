@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction
-from headgate.store.queries import queries
+from headgate.store.queries import by_position, queries
 
 BUSY_TIMEOUT_MS = 5_000
 # What a caller can only wait out. Any other sqlite3 error is a mistake of ours.
@@ -37,6 +37,15 @@ class SqliteTransaction:
     def execute_each(self, name: str, rows: Sequence[Parameters]) -> list[int]:
         sql, execute = self._sql[name], self._connection.execute
         return [execute(sql, row).rowcount for row in rows]
+
+    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
+        self._connection.execute("SAVEPOINT all_new")
+        sql, pick = by_position("sqlite", name)
+        done = self._connection.executemany(sql, map(pick, rows)).rowcount == len(rows)
+        if not done:
+            self._connection.execute("ROLLBACK TO all_new")
+        self._connection.execute("RELEASE all_new")
+        return done
 
     def script(self, sql: str) -> None:
         # sqlite3's executescript would commit first.

@@ -1,7 +1,6 @@
 """All that a gateway process keeps: accounts, limits and the meter over one store."""
 
 import asyncio
-import os
 import secrets
 import socket
 import threading
@@ -19,7 +18,7 @@ from headgate.store.meter import SpoolMeter
 from headgate.store.migrate import migrate
 from headgate.store.open import connect
 from headgate.store.shipping import Price, Shipper, ShippingThread
-from headgate.store.tenants import GivenKey, Tenants, digest_of
+from headgate.store.tenants import GivenKey, Tenants
 from headgate.store.usage import Usage
 
 T = TypeVar("T")
@@ -101,24 +100,6 @@ class State:
         """Add or change the config's tenants and keys. Raises StoreAway, InputError."""
         await _in_thread(lambda: self.tenants.seed(tenants, keys))
         await self.accounts.refresh()
-
-    async def first_key(self, tenant: str) -> str:
-        """A newcomer's key, made once and kept in the folder for its owner's eyes alone."""
-        key = await _in_thread(lambda: self._first_key(tenant))
-        await self.accounts.refresh()
-        return key
-
-    def _first_key(self, tenant: str) -> str:
-        path = self._folder / "default-key"
-        if path.exists():
-            key = path.read_text().strip()
-            digest = digest_of(key)
-            if any(known.digest == digest for known in self.tenants.snapshot().keys):
-                return key
-        key, _ = self.tenants.add_key(tenant, label="made by headgate serve")
-        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(key + "\n")
-        return key
 
 
 def open_state(

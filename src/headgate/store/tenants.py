@@ -2,8 +2,10 @@
 SHA-256 alone. Keys carry 256 random bits, so a fast hash gives nothing away."""
 
 import hashlib
+import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -224,3 +226,17 @@ def _tenant(transaction: Transaction, name: str) -> Tenant:
 
 def _decode(document: str) -> Tenant:
     return msgspec.json.decode(document, type=Tenant)
+
+
+def first_key(tenants: Tenants, tenant: str, folder: Path) -> str:
+    """A newcomer's key, made once and kept in the folder for its owner's eyes alone."""
+    path = folder / "default-key"
+    if path.exists():
+        key = path.read_text().strip()
+        digest = digest_of(key)
+        if any(known.digest == digest for known in tenants.snapshot().keys):
+            return key
+    key, _ = tenants.add_key(tenant, label="made by headgate serve")
+    with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        file.write(key + "\n")
+    return key

@@ -28,8 +28,7 @@ class Usage:
                 for tenant in sorted({record.tenant for record in records}):
                     transaction.execute("lock_rate", {"tenant": tenant, "model": ""})
             priced = [_billed_once(transaction, record) for record in records]
-            added = transaction.execute_each("add_usage", [_row(record) for record in priced])
-            fresh = [record for record, new in zip(priced, added, strict=True) if new]
+            fresh = _added(transaction, priced)
             sums = by_day(fresh)
             transaction.execute_each(
                 "add_usage_day",
@@ -84,6 +83,15 @@ class Usage:
         with self._database.transaction(write=False) as transaction:
             rows = transaction.query("usage_record", {"request": request})
         return UsageRecord(*rows[0]) if rows else None
+
+
+def _added(transaction: Transaction, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
+    """Add records; those that were new, which nearly always are all."""
+    rows = [_row(record) for record in records]
+    if transaction.execute_all_new("add_usage", rows):
+        return records
+    added = transaction.execute_each("add_usage", rows)
+    return [record for record, new in zip(records, added, strict=True) if new]
 
 
 def _billed_once(transaction: Transaction, record: UsageRecord) -> UsageRecord:

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Tenant
 from headgate.ledger.rates import Rate
+from headgate.ledger.reservation import Reservation
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import Database, StoreAway
 from headgate.store.grants import BudgetAsk, Grants, RateAsk, Unit

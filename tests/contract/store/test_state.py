@@ -1,7 +1,9 @@
 """The whole of what a gateway process keeps, on both stores."""
 
 import asyncio
+import copy
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from headgate.store.accounts import StoreAccounts
 from headgate.store.database import StoreAway
 from headgate.store.open import open_database
 from headgate.store.state import State, open_state
-from headgate.store.tenants import Tenants
+from headgate.store.tenants import Tenants, first_key
 from headgate.store.usage import Usage
 
 ACME = Tenant("acme", class_="maas")
@@ -71,7 +73,8 @@ def test_the_newcomers_key_is_the_same_after_a_restart(url: str, tmp_path: Path)
         state = state_of(url, tmp_path)
         await state.start()
         await state.seed([ACME])
-        key = await state.first_key("acme")
+        key = await asyncio.to_thread(first_key, state.tenants, "acme", tmp_path)
+        await state.accounts.refresh()
         assert state.accounts.lookup(key) is not None
         await state.stop()
         return key
@@ -87,7 +90,8 @@ def test_usage_is_in_the_store_when_the_state_has_stopped(url: str, tmp_path: Pa
         await state.start()
         durable = asyncio.Event()
         for i in range(500):
-            state.meter.open(Opened(f"req_{i}", "acme", "k", "small", "default", "maas"))
+            opened = Opened(f"req_{i}", "acme", "k", "small", "default", "maas")
+            state.meter.open(opened.request, partial(copy.copy, opened))
             usage = UsageRecord(f"req_{i}", "acme", "k", "small", "default", "maas", price_nano=3)
             state.meter.record(usage, durable.set if i == 499 else None)
         await durable.wait()

@@ -146,17 +146,22 @@ def test_a_client_that_leaves_before_a_whole_answer_stops_the_engine_and_pays_no
     run(story)
 
 
-def test_strict_metering_holds_the_last_byte_until_the_record_is_durable():
+def test_strict_metering_holds_the_end_until_the_record_is_durable():
     async def story():
         async with house(strict=True) as h:
             held = []
             h.meter.record = lambda usage, durable=None: held.append(durable)
             reader, _ = await h.send(request_for(**chat(max_tokens=3, stream=True)))
-            await reader.readuntil(b"[DONE]\n\n\r\n")
+            # A client that has seen [DONE] has all it wanted: the end begins there.
+            await reader.readuntil(b'"finish_reason":"length"')
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await reader.readuntil(b"[DONE]")
             engine = h.door.dispatcher.engines["e0"]
             assert engine.in_flight == 1
             held[0]()
-            assert await reader.readexactly(5) == b"0\r\n\r\n"
+            end = await reader.readuntil(b"0\r\n\r\n")
+            assert end.endswith(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
             assert engine.in_flight == 0
 
     run(story)

@@ -165,8 +165,9 @@ def test_tenants_in_one_class_share_evenly_whoever_asks_more():
             await asyncio.sleep(0.02)
             tasks += [asyncio.create_task(one("few", "sk-test-2")) for _ in range(5)]
             await asyncio.gather(*tasks)
-            # The quantum is worth many of these small requests; within two quanta all is even.
-            assert "few" in order[: 2 * 2048 // 40]
+            # These requests turn out to cost about 7 tokens: a quantum of 64 is nine of them, and
+            # some were done before the others came.
+            assert order[:30].count("few") == 5
 
     run(story)
 

@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Reservation, Tenant
+from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Tenant
+from headgate.ledger.reservation import Reservation
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import StoreAway
 from headgate.store.grants import Grants

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -276,7 +277,7 @@ def test_the_meter_calls_back_on_the_loop_once_for_each_record(folder: Path, usa
 
     def story() -> None:
         for i in range(50):
-            meter.open(opened(f"req_{i}"))
+            meter.open(f"req_{i}", partial(opened, f"req_{i}"))
             meter.record(
                 record(f"req_{i}"),
                 lambda i=i: called.append((i, threading.current_thread().name)),
@@ -292,7 +293,7 @@ def test_a_request_that_ends_within_a_millisecond_leaves_one_line(folder: Path) 
     meter = SpoolMeter(folder, "w1", strict=False)
 
     def story() -> None:
-        meter.open(opened("req_1"))
+        meter.open("req_1", partial(opened, "req_1"))
         meter.record(record("req_1"))
 
     run(meter, story)

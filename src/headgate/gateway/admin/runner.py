@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from headgate.gateway.admin.desk import Desk, in_thread
 from headgate.gateway.admin.front import Answer, Front
 from headgate.gateway.admin.journal import Journal, Kind
 from headgate.gateway.admin.lines import Input, look_through
+from headgate.gateway.admin.slots import Slots
 from headgate.store.batches import CLAIM_S, Batch, Counts, LineError, Status
 from headgate.store.database import StoreAway
 
@@ -36,46 +36,6 @@ PAUSE_MIN_S = 0.2
 PAUSE_MAX_S = 10.0
 AGAIN_CODES = frozenset(("limit_requests", "limit_tokens", "limit_growth"))
 ANSWER_FIELDS = ("choices", "data", "output")
-
-
-class Slots:
-    """How many lines may be under way. Who waits is served in turn, so that batches share the
-    room; lines of a batch that is in danger of missing its deadline go before the others."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._urgent: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything is under way or waits to be."""
-        return bool(self.taken or self._waiting or self._urgent)
-
-    async def take(self, urgent: bool = False) -> None:
-        if self.taken < self.limit and not self._waiting and not self._urgent:
-            self.taken += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        (self._urgent if urgent else self._waiting).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give()
-            raise
-
-    def give(self) -> None:
-        self.taken -= 1
-        self.serve()
-
-    def serve(self) -> None:
-        while (self._urgent or self._waiting) and self.taken < self.limit:
-            turn = (self._urgent or self._waiting).popleft()
-            if not turn.done():
-                self.taken += 1
-                turn.set_result(None)
 
 
 class Runner:
@@ -252,7 +212,7 @@ class _Run:
         pause_s = PAUSE_MIN_S
         while True:
             wait_s = pause_s
-            await self._slots.take(self._urgent)
+            await self._slots.take(self._urgent, self._batch.tenant, float(self._batch.expires_at))
             try:
                 if self._stopped.is_set():
                     return None

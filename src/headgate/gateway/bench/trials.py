@@ -22,6 +22,7 @@ from headgate.gateway.bench import doors, load
 from headgate.gateway.bench.asking import Askers, Told, message
 from headgate.gateway.bench.doors import MODEL, Running
 from headgate.gateway.bench.speed import DOOR_CORE, LOAD_CORE, Plan
+from headgate.gateway.emulate import Profile
 
 TENANTS = 50
 TTFT_S = 1.0
@@ -30,6 +31,7 @@ BOSS_TOKENS = 64 + 60  # a request's mean output and its prompt
 QUICK_ENGINE = ("--base-ms", "4", "--token-us", "15", "--kv-token-ns", "0", "--sequences", "256")
 # For batches: the default profile, a dense 8B model on one A100.
 REAL_ENGINE = ("--sequences", "64")
+INTERACTIVE_PROMPT_TOKENS = 1_000
 
 
 @dataclass
@@ -136,7 +138,7 @@ patience_s = 600.0
 
 def overload(plan: Plan) -> dict[str, float]:
     """The higher class alone, then with as much again and more of the lower class behind it."""
-    seconds = max(10.0, plan.seconds * 15)
+    seconds = max(10.0, plan.seconds * 30)
     tenants = {"boss": 'class = "high"'}
     tenants |= {f"t{n}": 'class = "low"' for n in range(TENANTS)}
     with site(plan.folder / "overload", tenants, CLASSES) as place:
@@ -325,7 +327,7 @@ def _audit(database: Path, told: list[Told]) -> dict[str, float]:
 
 def batch(plan: Plan) -> dict[str, float]:
     """A batch beside interactive traffic: what of the idle engine it uses, what it costs others."""
-    seconds = max(15.0, plan.seconds * 10)
+    seconds = max(20.0, plan.seconds * 20)
     tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
     with site(
         plan.folder / "batch",
@@ -334,17 +336,19 @@ def batch(plan: Plan) -> dict[str, float]:
         engine_options=REAL_ENGINE,
         engine_terms="in_flight_max = 64",
     ) as place:
-        quiet = run(lambda: _interactive(place, seconds))
+        quiet = run(lambda: _interactive(place, seconds, 1))
         name = _start_batch(place, lines=20_000)
         time.sleep(2.0)
         capacity = _rate_of(place, 6.0)
         busy_before, busy_from_s = engine_tokens(place), time.perf_counter()
-        busy = run(lambda: _interactive(place, seconds))
+        busy = run(lambda: _interactive(place, seconds, 2))
         spent = engine_tokens(place) - busy_before
         took_s = time.perf_counter() - busy_from_s
         interactive = sum(t.output_tokens for t in busy)
         _cancel_batch(place, name)
-    idle = capacity * took_s - interactive
+    # What the engine's time was worth that interactive prompts and tokens did not take.
+    taken_s = Profile().per_token_s * (interactive + len(busy) * INTERACTIVE_PROMPT_TOKENS)
+    idle = capacity * (took_s - taken_s)
     return {
         "idle_used_share": (spent - interactive) / idle,
         "interactive_ttft_p99_ratio": load.percentile([t.first_s for t in busy], 0.99)
@@ -353,15 +357,17 @@ def batch(plan: Plan) -> dict[str, float]:
     }
 
 
-async def _interactive(place: Site, seconds: float) -> list[Told]:
+async def _interactive(place: Site, seconds: float, turn: int) -> list[Told]:
     askers = Askers(place.door.port)
     dice = random.Random(3)
     tasks = []
-    asked = message(place.door.port, place.keys["boss"], "quick now " * 400, 40, stream=True)
     due_s = time.perf_counter()
     until_s = due_s + seconds
     while due_s < until_s:
         due_s += dice.expovariate(6.0)
+        # No two begin alike: each prompt of a thousand tokens has to be read.
+        prompt = f"{turn} {dice.random()} " + "quick now " * (4 * INTERACTIVE_PROMPT_TOKENS // 10)
+        asked = message(place.door.port, place.keys["boss"], prompt, 40, stream=True)
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         tasks.append(asyncio.create_task(askers.ask(asked)))
     told = await asyncio.gather(*tasks)

@@ -19,7 +19,8 @@ from tests.unit.gateway.admin.scripted import (
 from headgate.gateway.admin import runner
 from headgate.gateway.admin.desk import Desk
 from headgate.gateway.admin.front import Front
-from headgate.gateway.admin.runner import Runner, Slots, in_danger
+from headgate.gateway.admin.runner import Runner, in_danger
+from headgate.gateway.admin.slots import Slots
 
 
 @pytest.fixture(autouse=True)
@@ -262,6 +263,30 @@ def test_lines_of_a_batch_in_danger_go_first_and_others_in_turn() -> None:
 
     asyncio.run(story())
     assert served == ["c", "d", "a", "b"]
+
+
+def test_the_earliest_deadline_goes_first_and_tenants_take_turns() -> None:
+    served: list[str] = []
+
+    async def line(slots: Slots, tenant: str, deadline_s: float, urgent: bool = False) -> None:
+        await slots.take(urgent, tenant, deadline_s)
+        served.append(f"{tenant}{deadline_s:.0f}")
+        await asyncio.sleep(0)
+        slots.give()
+
+    async def story() -> None:
+        slots = Slots(1)
+        await slots.take()
+        wanted = [("a", 9.0), ("a", 3.0), ("a", 6.0), ("b", 8.0), ("b", 7.0)]
+        waiting = [asyncio.create_task(line(slots, *one)) for one in wanted]
+        waiting += [asyncio.create_task(line(slots, "c", at_s, True)) for at_s in (5.0, 4.0)]
+        await asyncio.sleep(0)
+        slots.give()
+        await asyncio.gather(*waiting)
+        assert slots.taken == 0 and not slots.wanted
+
+    asyncio.run(story())
+    assert served == ["c4", "c5", "a3", "b7", "a6", "b8", "a9"]
 
 
 def test_a_line_names_its_tenant_key_and_order(tmp_path: Path) -> None:
