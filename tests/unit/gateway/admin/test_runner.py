@@ -283,7 +283,8 @@ def test_the_earliest_deadline_goes_first_and_tenants_take_turns() -> None:
         await asyncio.sleep(0)
         slots.give()
         await asyncio.gather(*waiting)
-        assert slots.taken == 0 and not slots.wanted
+        assert slots.taken == 0
+        assert not slots.wanted
 
     asyncio.run(story())
     assert served == ["c4", "c5", "a3", "b7", "a6", "b8", "a9"]
