@@ -44,6 +44,15 @@ class Ask(msgspec.Struct, gc=False):
         return max(most, 0) * max(self.n or 1, 1)
 
 
+class BatchAsk(msgspec.Struct):
+    """What a client sends to begin a batch; fields we do not know are let be."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+
+
 _decoder = msgspec.json.Decoder(Ask)
 
 

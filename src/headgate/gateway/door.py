@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from headgate.gateway import config as settings
-from headgate.gateway import heads, metrics
+from headgate.gateway import heads, metrics, openapi
 from headgate.gateway.asks import BYTES_PER_TOKEN, Ask, read_ask
 from headgate.gateway.dispatch import Dispatcher, ModelRun
 from headgate.gateway.engines import Engine
@@ -79,6 +79,7 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._prefix = f"req_{secrets.token_hex(6)}"
         self._count = 0
+        self._description = b""  # made when it is first asked for
         self._date = ""
         self._date_due_s = 0.0
         self.adopt(config)
@@ -474,6 +475,11 @@ class Door:
         if exchange.method in (b"GET", b"HEAD"):
             if path in (b"/health", b"/healthz"):
                 self._health(exchange)
+                return
+            if path == b"/openapi.json":
+                if not self._description:
+                    self._description = msgspec.json.encode(openapi.document())
+                exchange.reply(200, self._description)
                 return
             if path == b"/metrics":
                 if self.siblings and exchange.query != OWN:

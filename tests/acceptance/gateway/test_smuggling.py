@@ -144,12 +144,53 @@ def test_a_request_of_clear_framing_is_answered_once(door, engine, name):
     assert [one.body for one in engine.requests[before:]] == [chat(1)]
 
 
-def test_of_a_header_given_twice_the_first_counts(door):
-    key, other = b"Authorization: Bearer " + KEY, b"Authorization: Bearer sk-other"
-    for first, second, status in ((key, other, 200), (other, key, 401)):
-        asked = head(LENGTH).replace(key, first + b"\r\n" + second) + BODY
-        got = exchange(door.port, asked.replace(KEY, door.key.encode()), answers=1)
-        assert got.statuses == [status]
+@pytest.mark.parametrize(
+    "again",
+    [
+        b"Authorization: Bearer sk-other",
+        b"Content-Length: 5",
+        b"Content-Type: text/plain",
+        b"Host: elsewhere",
+        b"host: elsewhere",
+    ],
+)
+def test_a_header_that_may_stand_once_is_refused_when_it_stands_twice(door, engine, again):
+    before = len(engine.requests)
+    key = b"Authorization: Bearer " + KEY
+    for lines in (key + b"\r\n" + again, again + b"\r\n" + key):
+        asked = head(LENGTH).replace(key, lines)
+        if not again.lower().startswith((b"authorization", b"host", b"content-length")):
+            asked = asked.replace(key, b"Content-Type: application/json\r\n" + key, 1)
+        got = exchange(door.port, (asked + BODY).replace(KEY, door.key.encode()), half_close=True)
+        assert got.statuses == [400], lines
+    assert len(engine.requests) == before
+
+
+def test_of_another_header_given_twice_the_first_counts(door):
+    key = b"Authorization: Bearer " + KEY
+    asked = head(LENGTH).replace(key, key + b"\r\nX-Note: one\r\nX-Note: two") + BODY
+    got = exchange(door.port, asked.replace(KEY, door.key.encode()), answers=1)
+    assert got.statuses == [200]
+
+
+def test_a_known_head_in_front_of_another_body_is_read_like_the_first(door, engine):
+    """What is remembered of a head must never pass a body off as longer or shorter than it is."""
+    given = head(LENGTH).replace(KEY, door.key.encode())
+    for _ in range(3):
+        assert exchange(door.port, given + BODY, answers=1).statuses == [200]
+    before = len(engine.requests)
+    length = b"ength: %d" % len(BODY)
+    assert length in given
+    for said in (b"ength: +%d", b"ength:  %d", b"ength: 0x%x", b"ength: %d,%d"):
+        numbers = (len(BODY),) * said.count(b"%")
+        got = exchange(door.port, given.replace(length, said % numbers) + BODY, half_close=True)
+        assert all(status == 400 for status in got.statuses) or said == b"ength:  %d"
+    # Two requests in one piece, and a request with the beginning of another.
+    got = exchange(door.port, 2 * (given + BODY), answers=2)
+    assert got.statuses == [200, 200]
+    got = exchange(door.port, given + BODY + given[:40], answers=1)
+    assert got.statuses == [200]
+    assert all(one.body == chat(1) for one in engine.requests[before:])
 
 
 def test_a_trailer_does_not_pass_for_a_header(door):

@@ -18,6 +18,7 @@ from headgate.gateway.admin.answers import (
 )
 from headgate.gateway.admin.desk import Desk, in_thread
 from headgate.gateway.admin.lines import ENDPOINTS
+from headgate.gateway.asks import BatchAsk
 from headgate.gateway.errors import Problem
 from headgate.store.batches import Batch
 
@@ -32,15 +33,6 @@ TIMES = (
     "cancelling_at",
     "cancelled_at",
 )
-
-
-class Create(msgspec.Struct):
-    """What a client sends; fields we do not know are let be."""
-
-    input_file_id: str
-    endpoint: str
-    completion_window: str
-    metadata: dict[str, str] | None = None
 
 
 def shown(batch: Batch) -> dict[str, Any]:
@@ -69,7 +61,7 @@ def shown(batch: Batch) -> dict[str, Any]:
 
 async def create(request: Request) -> Response:
     asker, desk = asker_of(request), desk_of(request)
-    wish = await body_of(request, Create)
+    wish = await body_of(request, BatchAsk)
     if wish.endpoint not in ENDPOINTS:
         raise Problem(
             400, "invalid_value", f"endpoint must be one of {', '.join(ENDPOINTS)}.", "endpoint"
