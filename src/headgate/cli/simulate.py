@@ -92,6 +92,7 @@ def simulate(
         warm_up()
     results = _run(console, names, story, Settings(seed, log_dir))
     outcome = summary(chosen, story, results, seed, data)
+    outcome["asked"] = list(names)
     Console().print(table(chosen, results))
     if json_file is not None:
         json_file.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
@@ -99,8 +100,10 @@ def simulate(
     where = report or REPORT
     write_report(where, outcome)
     click.echo(f"report: {where} (opens in a browser)", err=True)
-    if any(result["partial"] for result in results.values()) or len(results) < len(names):
-        click.echo("stopped early: the figures are partial.", err=True)
+    absent = [name for name in names if name not in results]
+    if absent or any(result["partial"] for result in results.values()):
+        not_begun = f"; not begun: {', '.join(absent)}" if absent else ""
+        click.echo(f"stopped early: the figures are partial{not_begun}.", err=True)
         sys.exit(130)
 
 
