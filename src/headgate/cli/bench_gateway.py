@@ -51,6 +51,9 @@ def gateway(
 ) -> None:
     """Measure the door beside nginx, vllm_router, sglang_router and litellm, all in one run.
 
+    After `headgate compile` the door is compiled; the peer headgate_plain is the same door from
+    its source.
+
     Everything is on: keys, limits, tiers, fair queue, usage on disk. The door has one core, the
     upstream and the load another. Peers are installed in environments of their own in the user's
     cache folder; nginx and wrk are taken from the system where they are there.
@@ -115,6 +118,8 @@ def _measure(plan: Any, wanted: tuple[str, ...], json_file: Path | None) -> dict
 
 
 def _machine() -> dict[str, Any]:
+    from headgate.gateway import compiled
+
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -123,6 +128,7 @@ def _machine() -> dict[str, Any]:
     load = Path("/proc/loadavg").read_text().split()[0]
     return {
         "processor": model,
+        "compiled": (compiled.place() / "done").exists(),
         "python": platform.python_version(),
         "load_average_at_end": float(load),
         "date": datetime.now(UTC).date().isoformat(),

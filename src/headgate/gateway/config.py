@@ -47,6 +47,13 @@ class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8001
 
 
+class Traces(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where spans of requests go; nowhere unless an endpoint is named."""
+
+    endpoint: str = ""  # of an OpenTelemetry collector: http://127.0.0.1:4318/v1/traces
+    share: float = 1.0  # of the requests whose client does not say whether to trace
+
+
 class Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One group of demand. Classes are served in the order the file names them."""
 
@@ -128,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     state: State = State()
     admin: Admin = Admin()
+    traces: Traces = Traces()
     classes: tuple[Class, ...] = (Class("default"),)
     tiers: dict[str, TierTerms] = {}
     tenants: tuple[Tenant, ...] = ()
@@ -219,6 +227,8 @@ def _check(config: Config, where: str) -> None:
             raise InputError(
                 f"{where}: tenants.{tenant.name}.weight is {tenant.weight}; give more than 0."
             )
+    if not 0.0 <= config.traces.share <= 1.0:
+        raise InputError(f"{where}: traces.share is {config.traces.share}; give 0 to 1.")
     server = config.server
     if not 1 <= server.workers <= 256:
         raise InputError(f"{where}: server.workers is {server.workers}; give 1 to 256.")

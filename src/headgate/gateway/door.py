@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine
 from email.utils import formatdate
 from time import monotonic
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -33,6 +33,9 @@ from headgate.ledger.accounts import Account, Refusal, Tenant
 from headgate.ledger.prices import FREE, Tariff, price_nano
 from headgate.ledger.usage import Opened
 from headgate.policy import fairness
+
+if TYPE_CHECKING:
+    from headgate.gateway.traces import Traces
 
 INFERENCE = frozenset(
     (
@@ -76,6 +79,7 @@ class Door:
         self.draining = False
         self.secret = os.environ.get("HEADGATE_INTERNAL", "").encode()
         self.admin: Engine | None = None
+        self.traces: Traces | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._prefix = f"req_{secrets.token_hex(6)}"
         self._count = 0

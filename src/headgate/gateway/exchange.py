@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headgate.gateway.engines import Engine, Link
     from headgate.gateway.front import Front
     from headgate.gateway.lanes import Lane
+    from headgate.gateway.traces import Span
     from headgate.ledger.accounts import Account
     from headgate.ledger.reservation import Reservation
 
@@ -79,6 +80,7 @@ class Exchange:
     content_type = b""
     strip = False  # usage in the stream that the client did not ask for
     keep_usage = False
+    trace: "Span | None" = None
     tail = b""
     ending = b""  # the events by which a client knows that it has all, while they are held back
     events = 0
@@ -429,6 +431,8 @@ class Exchange:
             now_s - self.began_s,
             self.order,
         )
+        if self.trace is not None and door.traces is not None:
+            door.traces.end(self.trace, usage)
         if door.meter.strict or self.order:  # a batch line is never answered unbilled
             self.state = HELD
             door.meter.record(usage, lambda: self._let_go(last))
@@ -469,6 +473,8 @@ class Exchange:
     def started(self) -> None:
         """Take the name and the time by which the request will be known."""
         self.id = self.door.next_id()
+        if self.door.traces is not None:
+            self.trace = self.door.traces.begin(self.headers.get(b"traceparent"))
         self.wall_s = time.time()
 
     def _framed(self, data: bytes) -> bytes:

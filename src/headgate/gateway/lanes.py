@@ -119,7 +119,9 @@ class Lane:
         elif form.plain:
             body = extended(body, ask, form.plain, form.fields)
         trace = ""
-        if b"traceparent" in exchange.headers:
+        if exchange.trace is not None:
+            trace = f"\r\ntraceparent: {exchange.trace.header()}"
+        elif b"traceparent" in exchange.headers:
             trace = f"\r\ntraceparent: {exchange.headers[b'traceparent'].decode('latin-1')}"
         head = f"{form.line}{exchange.id}{trace}\r\ncontent-length: {len(body)}\r\n\r\n"
         return head.encode("latin-1") + body

@@ -46,6 +46,8 @@ def run(path: Path | None, port: int | None, workers: int | None) -> None:
         config = default_config(emulator.getsockname()[1])
     else:
         config = settings.read_config(path)
+    if config.traces.endpoint:
+        import headgate.gateway.traces  # noqa: F401 - says so if OpenTelemetry is missing
     server = config.server
     server = msgspec.structs.replace(
         server, port=server.port if port is None else port, workers=workers or server.workers

@@ -42,6 +42,10 @@ async def _serve(config: settings.Config, path: Path | None, number: int, ready:
         price=lambda opened, tokens: door.price_of(opened, tokens) if door is not None else 0,
     )
     door = Door(config, state.accounts, state.limits, state.meter)
+    if config.traces.endpoint:
+        from headgate.gateway.traces import Traces
+
+        door.traces = Traces(config.traces)
     await state.start()
     door.start()
     listening = listen(config.server.host, config.server.port)
@@ -73,6 +77,8 @@ async def _serve(config: settings.Config, path: Path | None, number: int, ready:
     for server in servers:
         server.close()
     await door.stop(config.server.drain_s)
+    if door.traces is not None:
+        await asyncio.to_thread(door.traces.stop)
     await state.stop()
 
 

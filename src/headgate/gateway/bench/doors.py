@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headgate.core.errors import InputError
+from headgate.gateway import compiled
 
 READY_S = 240.0
 MODEL = "m"
@@ -22,7 +23,8 @@ PACKAGES = {
     "sglang_router": "sglang-router",
     "litellm": "litellm[proxy]",
 }
-PEERS = ("nginx", *PACKAGES)
+PLAIN_DOOR = "headgate_plain"  # the same door from its source, where `headgate` is compiled
+PEERS = (PLAIN_DOOR, "nginx", *PACKAGES)
 
 
 @dataclass
@@ -52,6 +54,8 @@ def cache_folder() -> Path:
 
 def install(name: str) -> None:
     """See that a peer is there: nginx from the system, the others from PyPI in the cache."""
+    if name == PLAIN_DOOR:
+        return
     if name == "nginx":
         if shutil.which("nginx") is None and not Path("/usr/sbin/nginx").exists():
             raise InputError("--peers nginx: nginx is not installed; `apt install nginx-light`.")
@@ -81,6 +85,7 @@ def door(name: str, upstream: int, folder: Path, core: int, **options: object) -
     folder.mkdir(parents=True, exist_ok=True)
     start = {
         "headgate": _headgate,
+        PLAIN_DOOR: _headgate,
         "nginx": _nginx,
         "vllm_router": _router,
         "sglang_router": _router,
@@ -90,7 +95,7 @@ def door(name: str, upstream: int, folder: Path, core: int, **options: object) -
     began_s = time.perf_counter()
     with running(name, command, port, core, folder, environment) as made:
         made.started_s = time.perf_counter() - began_s
-        if name == "headgate":
+        if name in ("headgate", PLAIN_DOOR):
             made.key = (folder / "state" / "default-key").read_text().strip()
         yield made
 
@@ -227,7 +232,8 @@ budgets = [{{ period = "month", money = 1e9 }}]
 """
     )
     program = "from headgate.cli import main; main()"
-    return [sys.executable, "-c", program, "serve", str(folder / "headgate.toml")], {}
+    command = [sys.executable, "-c", program, "serve", str(folder / "headgate.toml")]
+    return command, {compiled.PLAIN: "1"} if name == PLAIN_DOOR else {}
 
 
 def _nginx(name: str, upstream: int, port: int, folder: Path, options: dict[str, object]) -> Start:
