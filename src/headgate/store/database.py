@@ -1,6 +1,7 @@
 """What both databases can do: transactions over statements that are called by name."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,6 +10,12 @@ from typing import Any, Generic, Protocol, TypeVar
 Row = tuple[Any, ...]
 Parameters = Mapping[str, Any]
 Connection = TypeVar("Connection")
+
+
+def give_way() -> None:
+    """Let whoever waits for the processor have it, where the system can be asked to."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 class StoreAway(Exception):  # noqa: N818 - a state of the world, told as one

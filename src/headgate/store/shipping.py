@@ -18,11 +18,13 @@ from pathlib import Path
 import msgspec
 
 from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord, abandoned
-from headgate.store.database import StoreAway
+from headgate.store.database import StoreAway, give_way
 from headgate.store.usage import Usage
 
 LOG = logging.getLogger(__name__)
-CHUNK_BYTES = 1 << 20
+# Half a millisecond's work, then others may have the processor: Linux lets even a nice thread
+# finish its slice of 3 ms, and requests would wait for that.
+CHUNK_BYTES = 1 << 16
 RECORDS_PER_COMMIT = 500  # SQLite's write lock, which leases wait for, is held for each
 NICE = 5  # requests come first
 REST_S = 0.2  # between looks at the folder
@@ -124,6 +126,7 @@ class Shipper:
     def _read(self, written: _Written, path: Path) -> Iterator[list[UsageRecord]]:
         """Records not yet read; what was yielded counts as read when the next is asked for."""
         offset = written.offsets.get(path, 0)
+        records: list[UsageRecord] = []
         with path.open("rb") as file:
             while True:
                 file.seek(offset)
@@ -131,17 +134,20 @@ class Shipper:
                 end = _end_of_lines(chunk)
                 if end == 0:
                     if len(chunk) < CHUNK_BYTES or chunk[0] == 0:
-                        return
+                        break
                     end = len(chunk)  # one line as long as this is no line of ours
-                records = [
-                    record
-                    for entry in self._entries(path, chunk[:end])
-                    if (record := written.learn(entry)) is not None
-                ]
-                for first in range(0, len(records), RECORDS_PER_COMMIT):
-                    yield records[first : first + RECORDS_PER_COMMIT]
+                for entry in self._entries(path, chunk[:end]):
+                    if (record := written.learn(entry)) is not None:
+                        records.append(record)
                 offset += end
-                written.offsets[path] = offset
+                if len(records) >= RECORDS_PER_COMMIT:
+                    yield records
+                    records = []
+                    written.offsets[path] = offset
+                give_way()
+        if records:
+            yield records
+        written.offsets[path] = offset
 
     def _entries(self, path: Path, lines: bytes) -> list[Entry]:
         try:

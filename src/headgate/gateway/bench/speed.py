@@ -15,6 +15,7 @@ from headgate.gateway.bench.doors import Running
 DOOR_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 STREAMS = 250
+PACED_STREAMS = (1000, 700, 500, 350, 250, 150)
 
 
 @dataclass
@@ -110,21 +111,29 @@ def chunks(plan: Plan) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in rates.items() if found}
 
 
-def paced(plan: Plan, streams: int = 1000, rate_per_s: float = 100.0) -> dict[str, float]:
-    """The time between tokens of many paced streams, as a share of the ideal."""
+def paced(plan: Plan, rate_per_s: float = 100.0) -> dict[str, float]:
+    """The time between tokens of many paced streams, as a share of the ideal.
+
+    A thousand, or as many as the machine's upstream and reader keep pace with without a door.
+    """
+    seconds = plan.seconds * 2
+    ideal_ms = 1000.0 / rate_per_s
     with streaming(plan.folder, rate_per_s) as engine:
-        found: dict[str, float] = {}
-        ideal_ms = 1000.0 / rate_per_s
-        direct = load.read_streams(engine, "", streams, upstream.ENDLESS, plan.seconds * 2, 2.0)
-        found["direct_p99"] = load.percentile(direct.gaps_ms, 0.99) / ideal_ms
-        found["direct_rate"] = direct.chunks / direct.took_s / (streams * rate_per_s)
+        for streams in PACED_STREAMS:
+            direct = load.read_streams(engine, "", streams, upstream.ENDLESS, seconds, 2.0)
+            direct_rate = direct.chunks / direct.took_s / (streams * rate_per_s)
+            if direct_rate >= 0.98:
+                break
+            time.sleep(0.5)  # the upstream forgets those streams
         with _door(plan, "headgate", engine) as door:
-            seen = load.read_streams(
-                door.port, door.key, streams, upstream.ENDLESS, plan.seconds * 2, 2.0
-            )
-        found["p99"] = load.percentile(seen.gaps_ms, 0.99) / ideal_ms
-        found["rate"] = seen.chunks / seen.took_s / (streams * rate_per_s)
-    return found
+            seen = load.read_streams(door.port, door.key, streams, upstream.ENDLESS, seconds, 2.0)
+    return {
+        "streams": streams,
+        "direct_p99": load.percentile(direct.gaps_ms, 0.99) / ideal_ms,
+        "direct_rate": direct_rate,
+        "p99": load.percentile(seen.gaps_ms, 0.99) / ideal_ms,
+        "rate": seen.chunks / seen.took_s / (streams * rate_per_s),
+    }
 
 
 def latency(plan: Plan, name: str = "headgate") -> dict[str, float]:
