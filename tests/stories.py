@@ -38,16 +38,28 @@ CLASSES = ("training", "maas", "internal", "external")
 FAMILIES = ("storage", "big-data", "compute")
 
 
-def shape(name: str, gpus: Sequence[int], speed: Sequence[float] | None = None) -> Shape:
+def shape(
+    name: str,
+    gpus: Sequence[int],
+    speed: Sequence[float] | None = None,
+    *,
+    within_domain: bool = False,
+) -> Shape:
     speeds = tuple(speed) if speed is not None else tuple(1.0 if g else 0.0 for g in gpus)
-    return Shape(name=name, gpus=tuple(gpus), speed=speeds, start_s=(30.0,) * len(gpus))
+    return Shape(
+        name=name,
+        gpus=tuple(gpus),
+        speed=speeds,
+        start_s=(30.0,) * len(gpus),
+        within_domain=within_domain,
+    )
 
 
 def small_fleet(*, guarantees: bool = True, services: bool = True) -> Fleet:
-    """Two pools, 12 and 16 GPUs on nodes of 4 and of 8; shapes for either and for both."""
+    """Two pools, 20 GPUs on nodes of 4 in three domains, 16 on nodes of 8; shapes for either."""
     return Fleet(
         pools=(
-            Pool(name="old", generation="A", nodes=3, gpus_per_node=4),
+            Pool(name="old", generation="A", nodes=5, gpus_per_node=4, domain_nodes=2),
             Pool(name="new", generation="B", nodes=2, gpus_per_node=8),
         ),
         classes=CLASSES,
@@ -62,18 +74,20 @@ def small_fleet(*, guarantees: bool = True, services: bool = True) -> Fleet:
             shape("three", [3, 3], [1.0, 1.5]),
             shape("node", [4, 8], [1.0, 3.0]),
             shape("node and a bit", [6, 10]),
-            shape("all old", [12, 0]),
+            shape("most of old", [16, 0]),
             shape("all new", [0, 16]),
+            shape("domain", [8, 0], within_domain=True),
+            shape("less than a domain", [5, 12], within_domain=True),
             shape("small replica", [1, 1], [100.0, 250.0]),
             shape("big replica", [0, 2], [0.0, 300.0]),
         ),
         services=(
-            Service(name="chat", tenant=1, shape=7, bid=2.0, batch_bid=1.0, class_=1),
-            Service(name="app", tenant=2, shape=8, bid=1.0, replicas_min=1, class_=2),
+            Service(name="chat", tenant=1, shape=9, bid=2.0, batch_bid=1.0, class_=1),
+            Service(name="app", tenant=2, shape=10, bid=1.0, replicas_min=1, class_=2),
         )
         if services
         else (),
-        guarantees=((4, 8), (3, 4), (2, 0), (0, 2)) if guarantees else (),
+        guarantees=((8, 8), (5, 4), (2, 0), (0, 2)) if guarantees else (),
     )
 
 
@@ -100,7 +114,7 @@ class CappedConverting(Headgate):
     name: str = "capped"
 
     def rules(self, fleet: Fleet) -> Rules:
-        caps = np.array([[12, 16], [6, 10], [4, 8], [6, 8], [8, 8]], np.int64)
+        caps = np.array([[20, 16], [10, 10], [8, 8], [10, 8], [12, 8]], np.int64)
         return Rules(
             lower_levels(ladder(self.classes, self.preset)),
             caps=caps,
@@ -111,7 +125,7 @@ class CappedConverting(Headgate):
 
 
 def silos() -> Silos:
-    caps = np.array([[4, 8], [4, 4], [2, 2], [1, 1], [1, 1]], np.int64)
+    caps = np.array([[8, 8], [5, 4], [4, 2], [2, 1], [1, 1]], np.int64)
     return Silos(caps, np.array([300.0, 600.0]))
 
 
@@ -186,7 +200,7 @@ class Player:
                 f"work-{self.submitted}",
                 kind,
                 one_of(range(len(fleet.tenants))),
-                one_of(range(7)),
+                one_of(range(9)),
                 bid=one_of((0.0, 1.0, 3.0)),
                 checkpoint_s=one_of((0.0, 600.0)),
                 restart_s=one_of((0.0, 30.0)),

@@ -37,7 +37,7 @@ class AnyStory(RuleBasedStateMachine):
         self.dice = Drawn()
         machine = Machine(self.fleet, POLICIES[policy](), STANDING, full_laws=True)
         self.player = Player(machine, self.dice)
-        self.player.open(nodes=4)  # the last one is a rack to come
+        self.player.open(nodes=6)  # the last one is a rack to come
 
     def _do(self, move: str, data: st.DataObject) -> None:
         self.dice.draw = data.draw

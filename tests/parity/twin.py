@@ -46,7 +46,9 @@ class Work:
 
 @dataclass(eq=False)
 class Node:
+    row: int
     pool: int
+    domain: int
     gpus: list[Work | None]
     up: bool = False
     seen: bool = False
@@ -73,6 +75,16 @@ class Lane:
     searched_s: float = -FOREVER
 
 
+def empty(nodes: list[Node], size: int) -> int:
+    return [node.free for node in nodes].count(size)
+
+
+def order(nodes: list[Node], size: int, whole: int, rest: int) -> tuple[int, int]:
+    """Domains that can hold so much: a rest alone where least is left, then the fewest empty."""
+    left = min(node.free for node in nodes if node.free >= rest)
+    return (0 if whole else left, empty(nodes, size))
+
+
 class BrokenMove(Exception):  # noqa: N818
     """The lifecycle forbids it."""
 
@@ -82,12 +94,13 @@ class Twin:
 
     def __init__(self, ground: Ground) -> None:
         self.tables = tables = ground.tables
-        self.nodes = [Node(int(n["pool"]), [None] * int(n["size"])) for n in tables.nodes]
+        self.nodes = self._nodes(ground)
         self.works: list[Work] = []
         self.lanes: dict[int, Lane] = {}
         self.claimants: list[Work] = []
         self.all_lanes = False
         self.fresh_heads = False
+        self.asked: set[int] = set()
         self.wishes: list[tuple[int, int, int, int, int]] = []
         self.now_s = 0.0
         flags = tables.flags
@@ -96,6 +109,15 @@ class Twin:
         self.least_loss = flags[k.LEAST_LOSS] > 0
         self.cheapest_pool = flags[k.CHEAPEST_POOL] > 0
         self.reserve_after_s = float(flags[k.RESERVE_AFTER_S])
+
+    @staticmethod
+    def _nodes(ground: Ground) -> list[Node]:
+        nodes: list[Node] = []
+        for p, pool in enumerate(ground.fleet.pools):
+            each = pool.domain_nodes or pool.nodes
+            for i in range(pool.nodes):
+                nodes.append(Node(len(nodes), p, i // each, [None] * pool.gpus_per_node))
+        return nodes
 
     # What the machine calls.
 
@@ -317,6 +339,7 @@ class Twin:
             lane.closed = not (everything or lane.fresh)
             lane.fresh = False
         self.all_lanes = self.fresh_heads = False
+        self.asked = set()  # pools where somebody would have had nodes kept, but for another
         seen: set[int] = set()
         while True:
             heads = [
@@ -331,19 +354,18 @@ class Twin:
                 seen.add(work.row)
                 self._serve_claimant(work)
                 continue
-            p = self._find_room(work)
-            if p is not None:
-                self._start(work, p, k.FREE_CAPACITY)
+            room = self._find_room(work)
+            if room is not None:
+                self._start(work, room[0], on_kept=False)
             elif self._claim_nodes(work):
                 seen.add(work.row)
             else:
                 self.lanes[work.lane].closed = True
 
     def _serve_claimant(self, work: Work) -> None:
-        p = self._find_room(work)
-        if p is not None:
-            here = p == work.kept_pool
-            self._start(work, p, k.RESERVED_NODES if here else k.FREE_CAPACITY)
+        room = self._find_room(work)
+        if room is not None:
+            self._start(work, room[0], on_kept=room[1])
         elif work.kept_pool not in self._pools(work) or not self._allowed(work, work.kept_pool):
             self._give_up_claim(work)
         elif work.empties:
@@ -371,23 +393,44 @@ class Twin:
             return False
         return rest == 0 or any(count >= rest for count in free[whole:])
 
-    def _find_room(self, work: Work) -> int | None:
+    def _parts(self, work: Work, p: int) -> list[list[Node]]:
+        """Of these parts of a pool the work must lie in one."""
+        nodes = [node for node in self._of(p) if node.up]
+        if not self.tables.shapes[work.shape, p, k.WITHIN]:
+            return [nodes] if nodes else []
+        domains = sorted({node.domain for node in nodes})
+        return [[node for node in nodes if node.domain == d] for d in domains]
+
+    def _kept_part(self, work: Work, p: int) -> list[Node]:
+        """The part of the pool in which nodes are reserved for it, without those of others."""
+        for part in self._parts(work, p):
+            if any(node.kept_for is work for node in part):
+                return [node for node in part if node.kept_for in (None, work)]
+        return []
+
+    def _find_room(self, work: Work) -> tuple[int, bool] | None:
+        """The pool, and whether it starts on what is reserved for it."""
         for p in self._pools(work):
             if not self._allowed(work, p):
                 continue
-            up = [node for node in self._of(p) if node.up]
-            size, wanted = up[0].size if up else 1, self._wanted(work, p)
-            if self._fits([n for n in up if n.kept_for is None], size, wanted):
-                return p
-            mine = [n for n in up if n.kept_for is None or n.kept_for is work]
-            if work.kept_pool == p and work in self.claimants and self._fits(mine, size, wanted):
-                return p
+            size, wanted = self._of(p)[0].size, self._wanted(work, p)
+            mine = self._kept_part(work, p)
+            own = [node for node in mine if node.kept_for is work]
+            if wanted <= size and len(own) == 1:
+                mine = own
+            if mine and self._fits(mine, size, wanted):
+                return p, True
+            for part in self._parts(work, p):
+                if self._fits([node for node in part if node.kept_for is None], size, wanted):
+                    return p, False
         return None
 
-    def _start(self, work: Work, p: int, rule: int) -> None:
-        claims = work in self.claimants
-        self._place(work, p, claims)
-        if claims:
+    def _start(self, work: Work, p: int, *, on_kept: bool) -> None:
+        if on_kept:
+            self._place_on_kept(work, p)
+        else:
+            self._place(work, p)
+        if work in self.claimants:
             self._let_nodes_go(work)
         else:
             self.lanes[work.lane].works.remove(work)
@@ -395,26 +438,50 @@ class Twin:
         work.held_from_s = self.now_s
         work.starts += 1
         self._enter(work, k.STARTING)
+        rule = k.RESERVED_NODES if on_kept else k.FREE_CAPACITY
         self.wishes.append((k.START, work.row, p, rule, -1))
 
-    def _place(self, work: Work, p: int, claims: bool) -> None:
-        """Its own nodes first, whole ones in order; the rest where least is left over."""
-        usable = [n for n in self._of(p) if n.up and n.kept_for in (None, work)]
-        size = usable[0].size
-        whole, rest = divmod(self._wanted(work, p), size)
-        empty = [n for n in usable if n.free == size]
-        empty.sort(key=lambda n: n.kept_for is not work)
-        for node in empty[:whole]:
-            node.gpus = [work] * size
-        if rest == 0:
-            return
-        enough = [n for n in usable if n.free >= rest and (claims or n.kept_for is None)]
-        own = [n for n in enough if n.kept_for is work]
-        node = own[0] if own else min(enough, key=lambda n: n.free)
+    def _take(self, work: Work, node: Node, count: int) -> None:
         for at, owner in enumerate(node.gpus):
-            if owner is None and rest > 0:
+            if owner is None and count > 0:
                 node.gpus[at] = work
-                rest -= 1
+                count -= 1
+        assert count == 0
+
+    def _place_on_kept(self, work: Work, p: int) -> None:
+        """Its own nodes first, then open ones beside them; the rest where least is left over."""
+        part = self._kept_part(work, p)
+        part.sort(key=lambda node: node.kept_for is not work)
+        whole, rest = divmod(self._wanted(work, p), part[0].size)
+        for node in [node for node in part if node.free == node.size][:whole]:
+            self._take(work, node, node.size)
+        if rest:
+            enough = [node for node in part if node.free >= rest]
+            best = min(enough, key=lambda n: (n.kept_for is not work, n.free))
+            self._take(work, best, rest)
+
+    def _place(self, work: Work, p: int) -> None:
+        """In one domain if any holds it, the one that keeps fewest empty nodes; else in those with
+        most of them. A rest alone looks for the node with least left over first."""
+        size = self._of(p)[0].size
+        whole, rest = divmod(self._wanted(work, p), size)
+        nodes = [node for node in self._of(p) if node.up and node.kept_for is None]
+        domains = [[n for n in nodes if n.domain == d] for d in sorted({n.domain for n in nodes})]
+        while whole + rest > 0:
+            able = [d for d in domains if self._fits(d, size, whole * size + rest)]
+
+            domain = (
+                min(able, key=lambda nodes: order(nodes, size, whole, rest))
+                if able
+                else max(domains, key=lambda nodes: empty(nodes, size))
+            )
+            for node in [node for node in domain if node.free == size][:whole]:
+                self._take(work, node, size)
+                whole -= 1
+            if able and rest:
+                self._take(work, min((n for n in domain if n.free >= rest), key=lambda n: n.free),
+                           rest)  # fmt: skip
+                rest = 0
 
     def _stop(self, work: Work, rule: int, by: int) -> None:
         self._enter(work, k.STOPPING)
@@ -560,6 +627,13 @@ class Twin:
     def _search(
         self, work: Work, p: int, spares: bool
     ) -> tuple[float, list[Node], list[Work]] | None:
+        """In the part of the pool where least is lost."""
+        found = [self._search_in(part, work, p, spares) for part in self._parts(work, p)]
+        return min((f for f in found if f is not None), key=lambda f: f[0], default=None)
+
+    def _search_in(
+        self, part: list[Node], work: Work, p: int, spares: bool
+    ) -> tuple[float, list[Node], list[Work]] | None:
         inside = self._inside(work, p)
 
         def usable(node: Node) -> bool:
@@ -568,7 +642,7 @@ class Twin:
                 return node.up
             return keeper.empties and self._yields(keeper, work, p, inside)
 
-        may = [node for node in self._of(p) if usable(node)]
+        may = [node for node in part if usable(node)]
         if not may:
             return None
         whole, rest = divmod(self._wanted(work, p), may[0].size)
@@ -600,17 +674,26 @@ class Twin:
         if self.now_s - work.since_s < self.reserve_after_s:
             return False
         for p in self._pools(work):
+            if self._wanted(work, p) == 1 or not self._allowed(work, p):
+                continue
             if any(w.empties and w.kept_pool == p for w in self.claimants):
+                self.asked.add(p)
+            if p in self.asked:
                 continue
-            if not self._allowed(work, p):
-                continue
-            good = [n for n in self._of(p) if n.up and n.kept_for is None and self._will_end(n)]
             wanted = -(-self._wanted(work, p) // self._of(p)[0].size)
-            if len(good) < wanted:
+            choices = [
+                sorted(
+                    (node for node in part if node.kept_for is None and self._will_end(node)),
+                    key=lambda node: -node.free,
+                )[:wanted]
+                for part in self._parts(work, p)
+            ]
+            choices = [nodes for nodes in choices if len(nodes) == wanted]
+            if not choices:
                 continue
-            good.sort(key=lambda node: -node.free)
+            good = max(choices, key=lambda nodes: sum(node.free for node in nodes))
             self.lanes[work.lane].works.remove(work)
-            self._step_aside(work, p, good[:wanted])
+            self._step_aside(work, p, good)
             work.empties = True
             return True
         return False

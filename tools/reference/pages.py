@@ -54,6 +54,7 @@ TABLES = {
     "Scenario": "the file itself",
     "PoolPart": "[[pools]]",
     "Rack": "pools.racks",
+    "Drain": "pools.drains",
     "OrderPart": "[order]",
     "TrainingPart": "[training]",
     "FoundationPart": "[[training.foundation]]",

@@ -69,14 +69,19 @@ def _moved(arrays: Arrays, old: Fleet, fleet: Fleet, levels: int) -> Arrays:
     ).astype(np.int64)
     moved = {name: array.copy() for name, array in arrays.items() if name not in SCRATCH}
     moved |= {name: getattr(tables, name) for name in SCRATCH}
-    for name, rows in (("nodes", nodes), ("gpus", gpus)):
+    for name, rows, own in (("nodes", nodes, ["first", "domain"]), ("gpus", gpus, ["node"])):
         moved[name] = getattr(tables, name)
         first = moved[name].copy()
         moved[name][rows] = arrays[name]
-        own = "first" if name == "nodes" else "node"
-        moved[name][own] = first[own]
-    moved["pools"]["first_node"] = tables.pools["first_node"]
-    moved["pools"]["nodes"] = tables.pools["nodes"]
+        for column in own:
+            moved[name][column] = first[column]
+    for column in ("first_node", "nodes", "first_domain", "domains", "domain_nodes"):
+        moved["pools"][column] = tables.pools[column]
+    moved["shapes"][:, :, k.WITHIN] = tables.shapes[:, :, k.WITHIN]
+    moved["domain_hist"] = tables.domain_hist
+    open_ = (tables.nodes["state"] == k.UP) & (tables.nodes["reserved"] < 0)
+    there = (tables.nodes["domain"][open_], tables.nodes["free"][open_])
+    np.add.at(moved["domain_hist"], there, 1)
     _follow(moved["gpus"]["next"], gpus)
     _follow(moved["works"]["head"], gpus)
     _follow(moved["works"]["reserved_node"], nodes)

@@ -23,10 +23,26 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nodes: Annotated[int, Meta(ge=1)]  # every node it will ever have, racks to come included
     gpus_per_node: GpusPerNode = 8
     site: str = "main"
+    # Nodes of one topology domain (a rack, a leaf switch), in order; None: the pool is one domain.
+    domain_nodes: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def gpus(self) -> int:
         return self.nodes * self.gpus_per_node
+
+    @property
+    def nodes_per_domain(self) -> int:
+        return min(self.domain_nodes or self.nodes, self.nodes)
+
+    @property
+    def domains(self) -> int:
+        """How many; the last one has fewer nodes where they do not divide."""
+        return -(-self.nodes // self.nodes_per_domain)
+
+    @property
+    def domain_gpus(self) -> int:
+        """Accelerators of its largest domain."""
+        return self.nodes_per_domain * self.gpus_per_node
 
 
 class PlannedChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +72,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     gpus: tuple[Count, ...]  # [pool]
     speed: tuple[NotNegative, ...]  # [pool]
     start_s: tuple[NotNegative, ...]  # [pool], boot or restart until it runs
+    within_domain: bool = False  # all its accelerators lie in one domain of a pool
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,3 +129,10 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 f"shape {shape.name} wants {smallest} GPUs, but the largest pool it may use has "
                 f"{max(room)}; ask for at most {max(room)}."
             )
+        for pool, wanted in zip(self.pools, shape.gpus, strict=True):
+            if shape.within_domain and pool.domain_gpus < wanted <= pool.gpus:
+                raise InputError(
+                    f"shape {shape.name} wants {wanted} GPUs within one domain, but a domain of "
+                    f"pool {pool.name} has {pool.domain_gpus}; give it 0 GPUs there, or let it "
+                    f"span domains."
+                )

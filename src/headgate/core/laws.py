@@ -180,6 +180,15 @@ def a_gang_is_whole(view: View) -> str:
     return _named("works", np.unique(owner[view.all_works["pool"][owner] != pool]))
 
 
+def a_gang_bound_to_a_domain_lies_in_one(view: View) -> str:
+    """A work that must lie within one domain does."""
+    t, works, owners = view.tables, view.all_works, view.tables.gpus["owner"][view.owned]
+    bound = t.shapes[works["shape"][owners], works["pool"][owners], k.WITHIN] > 0
+    domain = t.nodes["domain"][t.gpus["node"]]
+    astray = domain[view.owned] != domain[works["head"][owners]]
+    return _named("works", np.unique(owners[bound & astray]))
+
+
 def nothing_vanishes(view: View) -> str:
     """What was submitted is waiting, running, done, cancelled or refused with a reason."""
     works = view.all_works
@@ -255,10 +264,13 @@ def pools_add_up(view: View) -> str:
     for name, counted in sums.items():
         if wrong := _differs(f"pool {name}", pools[name], counted):
             return wrong
-    hist = np.zeros(t.hist.shape, np.int64)
-    open_ = up & ~kept
-    np.add.at(hist, (nodes["pool"][open_], nodes["free"][open_]), 1)
-    return _differs("hist", t.hist, hist)
+    for told, column in ((t.hist, "pool"), (t.domain_hist, "domain")):
+        hist = np.zeros(told.shape, np.int64)
+        open_ = up & ~kept
+        np.add.at(hist, (nodes[column][open_], nodes["free"][open_]), 1)
+        if wrong := _differs(f"hist by {column}", told, hist):
+            return wrong
+    return ""
 
 
 def classes_add_up(view: View) -> str:
@@ -353,18 +365,17 @@ def who_fits_does_not_wait(view: View) -> str:
     """Nobody who comes first in a lane waits while a pool he may use has room for him."""
     t, size = view.tables, view.node_size
     works = view.all_works[view.askers]
-    if not len(works):
-        return ""
-    span = t.hist.shape[1]
-    some = np.zeros((len(size), span + 1), np.bool_)  # [p, f]: an open node with f free or more
-    for free in range(span - 1, -1, -1):
-        some[:, free] = some[:, free + 1] | ((t.hist[:, free] > 0) & (free < size))
     for i in range(t.shapes.shape[1]):
         p = t.shapes[works["shape"], i, k.PREFERENCE].astype(np.int64)
         count = t.shapes[works["shape"], p, k.GPUS].astype(np.int64)
         whole, rest = count // size[p], count % size[p]
-        empty = t.hist[p, size[p]]
-        fits = (empty >= whole) & ((rest == 0) | (empty > whole) | some[p, rest])
+        fits = _hold(t.hist[p], size[p], whole, rest)
+        bound = fits & (p >= 0) & (t.shapes[works["shape"], p, k.WITHIN] > 0)
+        for j in np.flatnonzero(bound).tolist():
+            first = int(t.pools["first_domain"][p[j]])
+            domains = t.domain_hist[first : first + int(t.pools["domains"][p[j]])]
+            each = np.ones(len(domains), np.int64)
+            fits[j] = np.any(_hold(domains, size[p[j]] * each, whole[j] * each, rest[j] * each))
         for j in np.flatnonzero((works["reserved"] > 0) & (works["reserved_pool"] == p)).tolist():
             fits[j] |= _fits_kept(view, int(view.askers[j]), int(p[j]), int(count[j]))
         fits &= (p >= 0) & _allowed(view, works, p, count)
@@ -373,11 +384,22 @@ def who_fits_does_not_wait(view: View) -> str:
     return ""
 
 
+def _hold(hist: Ints, size: Ints, whole: Ints, rest: Ints) -> Bools:
+    """[row] whether nodes, hist[row, f] of them with f accelerators free, hold so much."""
+    empty = np.take_along_axis(hist, size[:, None], axis=1)[:, 0]
+    free = np.arange(hist.shape[1])
+    partly = (hist > 0) & (free >= rest[:, None]) & (free < size[:, None])
+    holds: Bools = (empty >= whole) & ((rest == 0) | (empty > whole) | partly.any(axis=1))
+    return holds
+
+
 def _fits_kept(view: View, row: int, p: int, count: int) -> bool:
     """Whether a claimant fits on open nodes and those kept for it."""
-    nodes = view.tables.nodes
+    nodes, work = view.tables.nodes, view.all_works[row]
     usable = (nodes["pool"] == p) & (nodes["state"] == k.UP)
     usable &= (nodes["reserved"] < 0) | (nodes["reserved"] == row)
+    if view.tables.shapes[work["shape"], p, k.WITHIN] > 0:
+        usable &= nodes["domain"] == nodes["domain"][work["reserved_node"]]
     free = np.sort(nodes["free"][usable])[::-1]
     whole, rest = divmod(count, int(view.node_size[p]))
     fits = np.count_nonzero(free == view.node_size[p]) >= whole
@@ -498,7 +520,9 @@ def _served_by(view: View, row: int, clear: Bools, single: Bools, *, inside: boo
         if inside and promised + count > t.claims[claim, p, k.GUARANTEE]:
             continue
         here = nodes["pool"] == p
-        room = int(np.count_nonzero(clear & here)) * int(view.node_size[p])
+        clear_nodes = np.bincount(nodes["domain"][clear & here], minlength=1)
+        alone = t.shapes[int(work["shape"][0]), p, k.WITHIN] > 0
+        room = int(clear_nodes.max() if alone else clear_nodes.sum()) * int(view.node_size[p])
         one = count <= view.node_size[p] and bool(np.any(single & here))
         if room < count and not one:
             continue
@@ -522,6 +546,7 @@ SPENT = ("starting_gpu_s", "running_gpu_s", "stopping_gpu_s")
 ALWAYS: tuple[Law, ...] = (
     no_accelerator_is_held_twice,
     a_gang_is_whole,
+    a_gang_bound_to_a_domain_lies_in_one,
     nothing_vanishes,
     lanes_hold_exactly_the_waiting,
     nobody_overtakes_in_a_lane,

@@ -32,6 +32,7 @@ class Tables:
         self.gpus = _gpus(self.nodes)
         largest = max(pool.gpus_per_node for pool in fleet.pools)
         self.hist = np.zeros((pools, largest + 1), np.int64)
+        self.domain_hist = np.zeros((int(self.pools["domains"].sum()), largest + 1), np.int64)
         self.shapes = _shapes(fleet)
         self.claims = np.zeros((classes + 1, pools, 5), np.int64)
         self.claims[:, :, k.CAP] = np.iinfo(np.int64).max // 4
@@ -69,14 +70,18 @@ class Tables:
 
 def _nodes(fleet: Fleet, pools: Table) -> Table:
     nodes = np.zeros(sum(pool.nodes for pool in fleet.pools), k.NODE)
-    first_node = first_gpu = 0
+    first_node = first_gpu = first_domain = 0
     for row, pool in enumerate(fleet.pools):
         mine = nodes[first_node : first_node + pool.nodes]
         mine["pool"] = row
         mine["size"] = mine["free"] = pool.gpus_per_node
         mine["first"] = first_gpu + pool.gpus_per_node * np.arange(pool.nodes)
+        mine["domain"] = first_domain + np.arange(pool.nodes) // pool.nodes_per_domain
         pools["first_node"][row], pools["nodes"][row] = first_node, pool.nodes
+        pools["first_domain"][row], pools["domains"][row] = first_domain, pool.domains
+        pools["domain_nodes"][row] = pool.nodes_per_domain
         first_node += pool.nodes
+        first_domain += pool.domains
         first_gpu += pool.gpus
     nodes["reserved"] = -1
     return nodes
@@ -91,9 +96,10 @@ def _gpus(nodes: Table) -> Table:
 
 def _shapes(fleet: Fleet) -> NDArray[np.int32]:
     """GPUs by pool; the order of preference is the policy's and starts as the fleet's order."""
-    shapes = np.full((len(fleet.shapes), len(fleet.pools), 2), -1, np.int32)
+    shapes = np.full((len(fleet.shapes), len(fleet.pools), 3), -1, np.int32)
     for row, shape in enumerate(fleet.shapes):
         shapes[row, :, k.GPUS] = shape.gpus
         order = [p for p, gpus in enumerate(shape.gpus) if 0 < gpus <= fleet.pools[p].gpus]
         shapes[row, : len(order), k.PREFERENCE] = order
+        shapes[row, :, k.WITHIN] = [shape.within_domain and p.domains > 1 for p in fleet.pools]
     return shapes

@@ -6,17 +6,10 @@ import numpy as np
 
 from headgate.kernels import layout as k
 from headgate.kernels.columns import Columns, inner
-from headgate.kernels.ground import (
-    fits,
-    fits_reserved,
-    node_size,
-    reserve,
-    settle,
-    unreserve,
-    usable,
-)
+from headgate.kernels.ground import node_size, settle, unreserve
 from headgate.kernels.lanes import step_aside
 from headgate.kernels.moves import give_up_claim, start, stop
+from headgate.kernels.placing import fits, fits_kept, part_nodes, parts, usable
 from headgate.kernels.reclaim import (
     could_come_back,
     promised,
@@ -52,8 +45,9 @@ def allowed(t: Columns, row: Any, p: int, count: int) -> int:
 
 
 @inner
-def find_room(t: Columns, row: int) -> int:
-    """The first pool in the work's order with room for it now, or -1 with works.rule set."""
+def find_room(t: Columns, row: int) -> tuple[int, bool]:
+    """The first pool in the work's order with room for it now, and whether that is on the nodes
+    reserved for it; -1 for none, with works.rule set."""
     work = t.works[row]
     for i in range(t.shapes.shape[1]):
         p = t.shapes[work.shape, i, k.PREFERENCE]
@@ -64,13 +58,34 @@ def find_room(t: Columns, row: int) -> int:
         if verdict != k.NO_ROOM:
             work.rule = verdict
             continue
-        if fits(t, p, count):
-            return p
-        kept_here = work.reserved > 0 and work.reserved_pool == p
-        if kept_here and fits_reserved(t, p, count, row):
-            return p
+        if work.reserved > 0 and work.reserved_pool == p and fits_kept(t, p, row, count):
+            return p, True
+        if fits(t, p, work.shape, count):
+            return p, False
         work.rule = k.NO_ROOM
-    return -1
+    return -1, False
+
+
+@inner
+def cheapest_part(
+    t: Columns, row: int, p: int, spares: bool, now_s: float
+) -> tuple[float, int, int]:
+    """`search` in the part of pool p, of those that the work may lie in, where it loses least."""
+    shape = t.works[row].shape
+    count = t.shapes[shape, p, k.GPUS]
+    best = last_part = -1
+    least = np.inf
+    n_picked = found = 0
+    for part in range(parts(t, p, shape)):
+        first, last = part_nodes(t, p, shape, part)
+        total, n_picked, found = search(t, row, p, first, last, count, spares, now_s)
+        last_part = part
+        if total < least:
+            best, least = part, total
+    if best >= 0 and best != last_part:  # what it found has been written over
+        first, last = part_nodes(t, p, shape, best)
+        _, n_picked, found = search(t, row, p, first, last, count, spares, now_s)
+    return least, n_picked, found
 
 
 @inner
@@ -95,15 +110,14 @@ def find_victims(t: Columns, row: int, now_s: float) -> tuple[int, int, int]:
             if not could_come_back(t, work, p, count, spares):
                 continue
             last = p
-            total, n_picked, found = search(t, row, p, count, spares, now_s)
+            total, n_picked, found = cheapest_part(t, row, p, spares, now_s)
             if total < best_loss:
                 best, best_loss = p, total
                 if t.flags[k.CHEAPEST_POOL] == 0:
                     break
         if best >= 0:
             if last != best:
-                count = t.shapes[work.shape, best, k.GPUS]
-                _, n_picked, found = search(t, row, best, count, spares, now_s)
+                _, n_picked, found = cheapest_part(t, row, best, spares, now_s)
             return best, n_picked, found
         if t.flags[k.USE_GUARANTEES] == 0:
             break
@@ -149,11 +163,36 @@ def will_end(t: Columns, n: int) -> bool:
 
 
 @inner
+def emptiest_nodes(t: Columns, row: int, first: int, last: int, wanted: int) -> int:
+    """Pick the nodes of a range with most free accelerators whose holders end by themselves.
+
+    Returns the accelerators free there, or -1 when there are not so many such nodes.
+    """
+    for n in range(first, last):
+        good = usable(t, n, row) and will_end(t, n)
+        t.nodes[n].cost = t.nodes[n].free if good else -1.0
+    free = 0
+    for i in range(wanted):
+        best = first
+        for n in range(first, last):
+            if t.nodes[n].cost > t.nodes[best].cost:
+                best = n
+        if t.nodes[best].cost < 0.0:
+            return -1
+        t.nodes[best].cost = -1.0
+        t.picked[i] = best
+        free += t.nodes[best].free
+    return free
+
+
+@inner
 def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
     """Keep nodes of the first possible pool empty for a work that has waited long enough.
 
-    One work at a time in each pool; nodes with most free accelerators first, and only nodes whose
-    holders end by themselves. Others go on being placed around it, so nobody else is blocked.
+    One work at a time in each pool: who comes first and asked while another had nodes kept is not
+    passed by when they become open in the same pass. Nodes with most free accelerators first, and
+    only those whose holders end by themselves. Others go on being placed around them, so nobody
+    else is blocked. A work of one accelerator needs none: whatever comes free is enough for it.
     """
     work = t.works[row]
     if now_s - work.since_s < t.flags[k.RESERVE_AFTER_S]:
@@ -163,30 +202,25 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
         if p < 0:
             break
         count = t.shapes[work.shape, p, k.GPUS]
+        if count == 1 or allowed(t, work, p, count) != k.NO_ROOM:
+            continue
         if t.pools[p].reserved_by >= 0:
+            t.pools[p].asked = t.meta[k.PASS]
+        if t.pools[p].asked == t.meta[k.PASS]:
             continue
-        if allowed(t, work, p, count) != k.NO_ROOM:
+        wanted = (count + node_size(t, p) - 1) // node_size(t, p)
+        best, most = -1, -1
+        for part in range(parts(t, p, work.shape)):
+            first, last = part_nodes(t, p, work.shape, part)
+            free = emptiest_nodes(t, row, first, last, wanted)
+            if free > most:
+                best, most = part, free
+        if best < 0:
             continue
-        size = node_size(t, p)
-        wanted = (count + size - 1) // size
-        first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
-        possible = 0
-        for n in range(first, last):
-            good = usable(t, n, row) and will_end(t, n)
-            t.nodes[n].cost = t.nodes[n].free if good else -1.0
-            possible += 1 if good else 0
-        if possible < wanted:
-            continue
+        first, last = part_nodes(t, p, work.shape, best)
+        emptiest_nodes(t, row, first, last, wanted)
         settle(t, p, now_s)
-        for _ in range(wanted):
-            best = first
-            for n in range(first, last):
-                if t.nodes[n].cost > t.nodes[best].cost:
-                    best = n
-            t.nodes[best].cost = -1.0
-            reserve(t, best, row)
-        work.reserved_pool = p
-        t.claims[work.claim, p, k.COMING] += count
+        reserve_picked(t, wanted, row, p)
         work.rule = k.HELD_FOR_LARGE_GANG
         t.pools[p].reserved_by = row
         return True
@@ -206,9 +240,9 @@ def may_start(t: Columns, row: int, p: int) -> bool:
 @inner
 def serve_claimant(t: Columns, row: int, now_s: float) -> None:
     """Start a work whose reserved nodes are free by now, or that finds room elsewhere."""
-    p = find_room(t, row)
+    p, on_kept = find_room(t, row)
     if p >= 0:
-        rule = k.RESERVED_NODES if t.works[row].reserved_pool == p else k.FREE_CAPACITY
+        rule = k.RESERVED_NODES if on_kept else k.FREE_CAPACITY
         start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], rule, now_s)
         return
     kept = t.works[row].reserved_pool

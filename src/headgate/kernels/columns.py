@@ -36,8 +36,8 @@ def inner(function: Callable[..., Any]) -> Any:
 # The tables of headgate.kernels.layout, then the scratch of the search for victims: GPUs taken
 # from each claim, the victims (works), the nodes picked.
 NAMES = (
-    "works", "lanes", "nodes", "gpus", "pools", "hist", "shapes", "claims", "levels", "exposed",
-    "ready", "tally", "flags", "wishes", "meta",
+    "works", "lanes", "nodes", "gpus", "pools", "hist", "domain_hist", "shapes", "claims",
+    "levels", "exposed", "ready", "tally", "flags", "wishes", "meta",
     "taken", "victims", "picked",
 )  # fmt: skip
 

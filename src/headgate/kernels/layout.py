@@ -3,9 +3,12 @@
 One row of `WORK` is a work, of `LANE` a waiting line, of `NODE` a server, of `GPU` an accelerator
 and of `POOL` a pool. The plain arrays beside them:
 
-- `hist[p, f]`: nodes of pool p that are up, not reserved, and have f accelerators free.
+- `hist[p, f]`: nodes of pool p that are up, not reserved, and have f accelerators free;
+  `domain_hist[d, f]`: those of domain d. The domains of a pool follow each other, and so do the
+  nodes of a domain; a pool without domains is one.
 - `shapes[s, p, GPUS]`: accelerators a work of shape s takes in pool p (0: it cannot run there);
-  `shapes[s, i, PREFERENCE]`: the i-th pool to try, or -1.
+  `shapes[s, i, PREFERENCE]`: the i-th pool to try, or -1; `shapes[s, p, WITHIN]`: 1 where it must
+  lie within one domain of pool p.
 - `claims[c, p, HELD | FIRM | CAP | GUARANTEE | COMING]`: what class c holds in pool p, how much of
   that cannot be taken back, the most it may hold, what it is guaranteed, and what its claimants
   will hold there once their nodes are free. The last row is for
@@ -65,11 +68,11 @@ START, STOP = range(2)
 ) = range(16)
 
 # Columns of `shapes` and `claims`.
-GPUS, PREFERENCE = range(2)
+GPUS, PREFERENCE, WITHIN = range(3)
 HELD, FIRM, CAP, GUARANTEE, COMING = range(5)
 
 # Places in `meta`, the round's few scalars.
-STAMP, DIRTY, N_LANES, N_WISHES, BROKEN, FILL_CLAIM, CLAIMANTS = range(7)
+STAMP, DIRTY, N_LANES, N_WISHES, BROKEN, FILL_CLAIM, CLAIMANTS, PASS = range(8)
 META_SIZE = 8
 
 # Places in `flags`, what a policy says once.
@@ -153,6 +156,7 @@ NODE = np.dtype(
     [
         ("pool", np.int16),
         ("size", np.int16),
+        ("domain", np.int32),
         ("free", np.int16),
         ("state", np.int8),
         ("reserved", np.int32),  # work row, or -1
@@ -168,7 +172,11 @@ POOL = np.dtype(
     [
         ("first_node", np.int32),
         ("nodes", np.int32),
+        ("first_domain", np.int32),
+        ("domains", np.int32),
+        ("domain_nodes", np.int32),  # of each domain but the last, which may have fewer
         ("reserved_by", np.int32),  # the gang that nodes are kept empty for, or -1
+        ("asked", np.int64),  # the last pass in which another would have had nodes kept
         ("up", np.int64),  # accelerators on nodes that are up
         ("down", np.int64),
         ("free", np.int64),  # of those up

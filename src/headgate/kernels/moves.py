@@ -4,8 +4,9 @@ import numpy as np
 
 from headgate.kernels import layout as k
 from headgate.kernels.columns import Columns, inner
-from headgate.kernels.ground import give_back, place, settle, unreserve
+from headgate.kernels.ground import give_back, settle, unreserve
 from headgate.kernels.lanes import join, leave, step_back
+from headgate.kernels.placing import place
 
 
 @inner
@@ -42,13 +43,13 @@ def enter(t: Columns, row: int, state: int, now_s: float) -> None:
 
 @inner
 def start(t: Columns, row: int, p: int, count: int, rule: int, now_s: float) -> None:
-    """Give a waiting work its accelerators and wish it started."""
+    """Give a waiting work its accelerators, by its rule those reserved, and wish it started."""
     settle(t, p, now_s)
     if t.works[row].claiming > 0:
         step_back(t, row)
     else:
         leave(t, row)
-    place(t, p, row, count)
+    place(t, p, row, count, rule == k.RESERVED_NODES)
     unreserve(t, row, now_s)
     work = t.works[row]
     t.claims[work.claim, p, k.HELD] += count

@@ -306,9 +306,10 @@ def free_rest(
 
 @inner
 def search(
-    t: Columns, row: int, p: int, count: int, spares: bool, now_s: float
+    t: Columns, row: int, p: int, first: int, last: int, count: int, spares: bool, now_s: float
 ) -> tuple[float, int, int]:
-    """Nodes and victims that make `count` accelerators of pool p come free for `row`.
+    """Nodes and victims that make `count` accelerators of pool p come free for `row`, on nodes
+    `first` to `last` - 1.
 
     Fills `picked` (nodes) and `victims` (works); returns the total loss and how many of each. The
     loss is infinite when it cannot be done. `spares` as in `takeable`.
@@ -321,7 +322,6 @@ def search(
     size = node_size(t, p)
     whole = count // size
     rest = count - whole * size
-    first, last = t.pools[p].first_node, t.pools[p].first_node + t.pools[p].nodes
     found = 0
     n_picked = 0
     total = 0.0

@@ -24,7 +24,7 @@ PASSES = 16
 def decide(t: Columns, now_s: float) -> None:
     """Serve the waiting by (level, key): start what fits, take back what is owed."""
     t.meta[k.STAMP] += 1
-    stamp = t.meta[k.STAMP]
+    stamp = t.meta[k.PASS] = t.meta[k.STAMP]
     everything = t.meta[k.DIRTY] == k.ALL_LANES
     n_lanes = t.meta[k.N_LANES]
     for i in range(n_lanes):
@@ -48,7 +48,7 @@ def decide(t: Columns, now_s: float) -> None:
         if i < 0:
             return
         row = t.lanes[i].head
-        p = find_room(t, row)
+        p, _ = find_room(t, row)
         if p >= 0:
             start(t, row, p, t.shapes[t.works[row].shape, p, k.GPUS], k.FREE_CAPACITY, now_s)
         elif claim_nodes(t, row, now_s):

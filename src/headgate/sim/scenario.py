@@ -49,10 +49,16 @@ class PoolPart(_Part, frozen=True, kw_only=True):
     gpus_per_node: Annotated[int, Meta(ge=1, le=128)] = 8
     racks: tuple[Rack, ...] = ()
     drains: tuple[Drain, ...] = ()  # of the nodes live from the start
+    domain_nodes: AtLeastOne | None = None  # of each topology domain; none: the pool is one
 
     @property
     def nodes_in_all(self) -> int:
         return self.nodes + sum(rack.nodes for rack in self.racks)
+
+    @property
+    def gpus_of_domain(self) -> int:
+        """Accelerators of its largest topology domain."""
+        return min(self.domain_nodes or self.nodes_in_all, self.nodes_in_all) * self.gpus_per_node
 
 
 class OrderPart(_Part, frozen=True, kw_only=True):
@@ -72,6 +78,7 @@ class FoundationPart(_Part, frozen=True, kw_only=True):
     pools: tuple[str, ...]  # it may run in any one of them
     hours: Positive  # at speed 1
     submitted_h: NotNegative = 0.0
+    within_domain: bool = False  # all its accelerators in one topology domain of the pool
     tenant: str = "foundation"
 
 
@@ -151,6 +158,7 @@ class ServicePart(_Part, frozen=True, kw_only=True):
     model: str  # what stands for it in the profiles
     demand: DemandPart  # of online requests
     replicas: dict[str, ReplicaPart]  # by pool: what one replica is there
+    within_domain: bool = False  # each replica in one topology domain of its pool
     input_weight: NotNegative  # output tokens that one input token costs
     start_s: Positive  # weights loaded and engine warm
     tpot_s: Positive = 0.05  # time per output token, within which capacity is stated
@@ -298,6 +306,12 @@ def _check_pools(scenario: Scenario) -> None:
                     f"{field}.gpus is {run.gpus}, more than any pool it may use holds "
                     f"({largest}); ask for at most {largest}."
                 )
+            domain = max(pools[p].gpus_of_domain for p in run.pools)
+            if run.within_domain and run.gpus > domain:
+                raise InputError(
+                    f"{field}.gpus is {run.gpus}, more than a domain of any pool it may use holds "
+                    f"({domain}); ask for at most {domain}, or drop within_domain."
+                )
         if training.gangs is not None:
             known("training.gangs.pools", training.gangs.pools)
     for i, service in enumerate(scenario.services):
@@ -308,6 +322,12 @@ def _check_pools(scenario: Scenario) -> None:
                 raise InputError(
                     f"services[{i}].replicas.{name}.gpus is {replica.gpus}, but the pool holds "
                     f"{room}; ask for at most {room}."
+                )
+            domain = pools[name].gpus_of_domain
+            if service.within_domain and replica.gpus > domain:
+                raise InputError(
+                    f"services[{i}].replicas.{name}.gpus is {replica.gpus}, but a domain of the "
+                    f"pool holds {domain}; ask for at most {domain}, or drop within_domain."
                 )
     if scenario.leases is not None:
         known("leases.pools", scenario.leases.pools)

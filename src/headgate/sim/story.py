@@ -76,11 +76,31 @@ class _Builder:
             self.tenants[name] = Tenant(name=name, class_=row, families=families)
         return self.tenant_rows[name]
 
-    def shape(self, name: str, gpus: list[int], speed: list[float], start_s: list[float]) -> int:
+    def shape(
+        self,
+        name: str,
+        gpus: list[int],
+        speed: list[float],
+        start_s: list[float],
+        *,
+        within_domain: bool = False,
+    ) -> int:
+        """The shape's row; made when first asked for. It cannot run in pools too narrow for it."""
+        if within_domain:
+            name += " within a domain"
+            for p, pool in enumerate(self.scenario.pools):
+                if gpus[p] > pool.gpus_of_domain:
+                    gpus[p], speed[p] = 0, 0.0
         if name not in self.shapes:
             self.shapes[name] = len(self.shape_list)
             self.shape_list.append(
-                Shape(name=name, gpus=tuple(gpus), speed=tuple(speed), start_s=tuple(start_s))
+                Shape(
+                    name=name,
+                    gpus=tuple(gpus),
+                    speed=tuple(speed),
+                    start_s=tuple(start_s),
+                    within_domain=within_domain,
+                )
             )
         return self.shapes[name]
 
@@ -89,7 +109,15 @@ class _Builder:
         named = [pool for pool in self.scenario.pools if pool.name in pools]
         return max(pool.nodes * pool.gpus_per_node for pool in named)
 
-    def gang_shape(self, kind: str, gpus: int, pools: tuple[str, ...], start_s: float) -> int:
+    def gang_shape(
+        self,
+        kind: str,
+        gpus: int,
+        pools: tuple[str, ...],
+        start_s: float,
+        *,
+        within_domain: bool = False,
+    ) -> int:
         """The shape of works that take the same number of accelerators wherever they run."""
         training = self.scenario.training
         speed = training.speed if training is not None and kind != "lease" else {}
@@ -98,6 +126,7 @@ class _Builder:
             [gpus if pool in pools else 0 for pool in self.pools],
             [speed.get(pool, 1.0) if pool in pools else 0.0 for pool in self.pools],
             [start_s] * len(self.pools),
+            within_domain=within_domain,
         )
 
     def submit(
@@ -155,6 +184,7 @@ def build(scenario: Scenario, data: Path | None = None, seed: int = 0) -> Story:
                 generation=pool.generation,
                 nodes=pool.nodes_in_all,
                 gpus_per_node=pool.gpus_per_node,
+                domain_nodes=pool.domain_nodes,
             )
             for pool in scenario.pools
         ),
@@ -230,7 +260,9 @@ def _foundation(builder: _Builder) -> None:
     training = builder.scenario.training
     for run in training.foundation if training is not None else ():
         assert training is not None
-        shape = builder.gang_shape("gang", run.gpus, run.pools, training.start_s)
+        shape = builder.gang_shape(
+            "gang", run.gpus, run.pools, training.start_s, within_domain=run.within_domain
+        )
         builder.submit(
             run.submitted_h * HOUR_S,
             run.name,
@@ -386,6 +418,7 @@ def _service(builder: _Builder, part: ServicePart) -> None:
         [part.replicas[p].gpus if p in part.replicas else 0 for p in builder.pools],
         [part.replicas[p].tokens_per_s if p in part.replicas else 0.0 for p in builder.pools],
         [part.start_s] * len(builder.pools),
+        within_domain=part.within_domain,
     )
     best = max(r.tokens_per_s / r.gpus for r in part.replicas.values()) / MILLION
     row = len(builder.services)

@@ -50,13 +50,24 @@ class Small:
     """A pool of nodes of eight, classes a, b and c with a tenant each, gangs of any size."""
 
     def __init__(
-        self, nodes: int, given: Rules, guarantees: tuple[int, ...] = (), up: int | None = None
+        self,
+        nodes: int,
+        given: Rules,
+        guarantees: tuple[int, ...] = (),
+        up: int | None = None,
+        domain_nodes: int | None = None,
     ) -> None:
+        pool = Pool(name="pool", generation="any", nodes=nodes, domain_nodes=domain_nodes)
+        bound = range(1, pool.domain_gpus + 1)
+        self.gpus = 8 * nodes
         fleet = Fleet(
-            pools=(Pool(name="pool", generation="any", nodes=nodes),),
+            pools=(pool,),
             classes=("a", "b", "c"),
             tenants=tuple(Tenant(name=name, class_=row) for row, name in enumerate("abc")),
-            shapes=tuple(shape(f"{gpus}", [gpus]) for gpus in range(1, 8 * nodes + 1)),
+            shapes=(
+                *(shape(f"{gpus}", [gpus]) for gpus in range(1, 8 * nodes + 1)),
+                *(shape(f"{gpus} bound", [gpus], within_domain=True) for gpus in bound),
+            ),
             guarantees=tuple((gpus,) for gpus in guarantees),
         )
         self.machine = Machine(fleet, Plain(given), full_laws=True)
@@ -69,12 +80,12 @@ class Small:
         self.wishes = self.machine.handle(fact)
         return self.wishes
 
-    def submit(self, class_: str, gpus: int, **told: Any) -> int:
-        """Submit a gang; its row."""
+    def submit(self, class_: str, gpus: int, *, bound: bool = False, **told: Any) -> int:
+        """Submit a gang, if told so bound to one domain; its row."""
         told = {"kind": "gang"} | told
         row = self.machine.ground.rows
         self.tell(WorkSubmitted(self.now_s, f"{row}", told.pop("kind"), "abc".index(class_),
-                                gpus - 1, **told))  # fmt: skip
+                                gpus - 1 + bound * self.gpus, **told))  # fmt: skip
         return row
 
     def run(self, class_: str, gpus: int, **told: Any) -> int:

@@ -154,6 +154,7 @@ def test_a_copy_with_more_nodes_is_whole_and_the_first_knows_nothing_of_it(polic
     player = Player(machine, Thrown(11))
     player.open()
     player.play(120)
+    player.close_window()  # whose patience is over is refused then
     before = machine.ground.tables.works.copy()
     for pool in range(2):
         grown, _ = with_nodes(machine, pool, 3)

@@ -62,7 +62,7 @@ def test_a_wish_carries_its_facts_number_and_its_place() -> None:
         NodeJoined(0.0, 9),
         TenantChanged(0.0, 3, ()),
         WorkSubmitted(0.0, "w", "gang", 3, 0),
-        WorkSubmitted(0.0, "w", "gang", 0, 8),
+        WorkSubmitted(0.0, "w", "gang", 0, 99),
     ],
     ids=lambda fact: f"{type(fact).__name__}",
 )

@@ -11,7 +11,7 @@ from headgate.sim.scenario import Scenario, read
 
 MISTAKES = {
     "an unknown key": (
-        ('nodes = 4\n\n[[pools]]\nname = "new"', 'nods = 4\n\n[[pools]]\nname = "new"'),
+        ("nodes = 4\ndomain_nodes", "nods = 4\ndomain_nodes"),
         ("pools[0].nods", "name, generation, nodes, gpus_per_node, racks"),
     ),
     "an unknown table": (("[order]\n", "[ordr]\n[order]\n"), ("ordr", "allowed", "order")),
@@ -35,6 +35,21 @@ MISTAKES = {
     "a gang larger than its pools": (
         ("gpus = 16\n", "gpus = 49\n"),
         ("training.foundation[0].gpus", "49", "48"),
+    ),
+    "a gang larger than a domain": (
+        ('gpus = 16\npools = ["new"]', 'gpus = 24\nwithin_domain = true\npools = ["old"]'),
+        ("training.foundation[0].gpus", "24", "at most 16", "within_domain"),
+    ),
+    "a replica larger than a domain": (
+        (
+            "[services.replicas]\nold = { gpus = 2,",
+            "within_domain = true\n[services.replicas]\nold = { gpus = 17,",
+        ),
+        ("services[0].replicas.old.gpus", "17", "at most 16", "within_domain"),
+    ),
+    "a domain of no nodes": (
+        ("domain_nodes = 2", "domain_nodes = 0"),
+        ("pools[0].domain_nodes", "is 0", ">= 1"),
     ),
     "a replica larger than its pool": (
         ("old = { gpus = 2,", "old = { gpus = 33,"),
@@ -133,6 +148,10 @@ def test_a_fleet_refuses_what_could_never_be() -> None:
     assert fleet().gpus == 16
     with pytest.raises(InputError, match=r"wants 17 GPUs, but the largest pool .* 16"):
         fleet(shapes=(shape("huge", [17]),))
+    racks = (Pool(name="pool", generation="any", nodes=5, domain_nodes=2),)
+    assert (racks[0].domains, racks[0].domain_gpus) == (3, 16)
+    with pytest.raises(InputError, match=r"wants 17 GPUs within one domain, but .* has 16"):
+        fleet(pools=racks, shapes=(shape("wide", [17], within_domain=True),))
     with pytest.raises(InputError, match="runs in no pool"):
         fleet(shapes=(shape("none", [0]),))
     with pytest.raises(InputError, match="add up to 17 GPUs, but it has 16"):

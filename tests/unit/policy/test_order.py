@@ -73,7 +73,7 @@ def waiting_pool() -> tuple[Machine, int]:
     machine = Machine(
         small_fleet(guarantees=False, services=False), Headgate(CLASSES), full_laws=True
     )
-    for node in range(3):
+    for node in range(4):
         machine.handle(NodeJoined(0.0, node))
     machine.handle(WorkSubmitted(0.0, "gang", "gang", 0, 5))
     machine.ground.turn(4, 0)  # it runs
@@ -98,7 +98,7 @@ def test_external_may_come_before_internal_and_then_takes_from_it() -> None:
     for preset, taken in (("internal_first", False), ("external_first", True), ("together", False)):
         fleet = small_fleet(guarantees=False, services=False)
         machine = Machine(fleet, Priority(CLASSES, preset), full_laws=True)  # type: ignore[arg-type]
-        for node in range(3):
+        for node in range(4):
             machine.handle(NodeJoined(0.0, node))
         machine.handle(WorkSubmitted(0.0, "internal", "lease", 2, 5))
         wishes = machine.handle(WorkSubmitted(60.0, "external", "lease", 3, 5))
