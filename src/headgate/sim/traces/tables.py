@@ -14,6 +14,9 @@ from headgate.core.errors import InputError
 
 Kind = Literal["whole", "number", "text", "time", "wholes", "numbers"]
 
+# Of whole numbers: room for nanoseconds since 1970, and for a sum of two in 64 bits.
+LARGEST = 4 * 10**18
+
 _DTYPES: dict[str, pl.DataType] = {
     "whole": pl.Int64(),
     "number": pl.Float64(),
@@ -147,7 +150,7 @@ def _cast(cells: pl.Series, kind: Kind) -> pl.Series:
     if kind == "whole" and cells.dtype == pl.String:
         # "8.0" is whole too: tables that passed through a data frame write counts so.
         numbers = cells.cast(pl.Float64, strict=False)
-        whole = numbers.is_finite() & (numbers == numbers.round())
+        whole = numbers.is_finite() & (numbers == numbers.round()) & (numbers.abs() <= LARGEST)
         return numbers.set(~whole, None).cast(pl.Int64)
     return cells.cast(_DTYPES[kind], strict=False)
 
@@ -175,6 +178,8 @@ def _refusal(path: Path, column: Column, row: int, value: object) -> InputError:
     shown = "empty" if value is None else str(value)
     if isinstance(value, pl.Series):
         shown = ", ".join(str(item) for item in value.head(8)) + (", ..." if len(value) > 8 else "")
+    most = f", and at most {LARGEST:g}" if column.kind == "whole" else ""
     return InputError(
-        f"{path}: column {column.name} is {shown} in row {row + 1}; it must be {column.wanted}."
+        f"{path}: column {column.name} is {shown} in row {row + 1}; it must be "
+        f"{column.wanted}{most}."
     )

@@ -60,6 +60,11 @@ def test_a_missing_file_says_which_where_and_whence(tmp_path):
         ("07:01:55,1,", "07:01:55,0,", "column gpus is 0 in row 1"),
         ("07:01:55,1,", "07:01:55,1.5,", "column gpus is 1.5 in row 1"),
         ("07:01:55,1,", "07:01:55,,", "column gpus is empty in row 1"),
+        (
+            "07:01:55,1,",
+            "07:01:55,1e40,",
+            "column gpus is 1e40 in row 1; it must be a whole number",
+        ),
         ("1,2.5", "1,NaN", "column wait_s is NaN in row 1; it must be a number of at least 0."),
         ("1,2.5", "1,inf", "column wait_s is inf in row 1"),
         ("1,2.5", "1,soon", "column wait_s is soon in row 1"),
