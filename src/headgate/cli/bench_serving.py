@@ -16,29 +16,25 @@ import polars as pl
 from rich.console import Console
 
 from headgate.cli.serving import write_json
-from headgate.kernels.serving.layout import W_ARRIVED, W_FINISHED
+from headgate.kernels.serving.layout import W_ARRIVED, W_FINISHED, W_REFUSED
 from headgate.model.scheduling import Scheduler
 from headgate.model.steptime import StepModel
 from headgate.sim.dice import stream
 from headgate.sim.serving.dynamo import UnavailableError, replay_with_dynamo
 from headgate.sim.serving.levels import predict_levels
+from headgate.sim.serving.published import WINDOW_S, Demand, language_models, load_demand
 from headgate.sim.serving.recorded import present
 from headgate.sim.serving.replay import replay
 from headgate.sim.serving.seen import Seen
 from headgate.sim.serving.service import Settings, SimulatedService
 from headgate.sim.serving.stepfiles import load_step_tables
 from headgate.sim.serving.validation import validate_run
-from headgate.sim.serving.week import (
-    HOUR_S,
-    Lengths,
-    daily_rates_per_s,
-    draw_windows,
-    play_windows,
-)
+from headgate.sim.serving.week import draw_windows, play_windows
 from headgate.sim.serving.workload import Workload, load_workload
 
 BLOCKS, CHUNK, CAP = 4096, 512, 128
-WEEK_REQUESTS, WEEK_HOURS, WEEK_REPLICAS = 44_100_000, 168, 1024
+WEEK_REQUESTS, WEEK_REPLICAS = 44_100_000, 1024
+MOST_TOKENS = 32_768  # half of what a replica holds: the few longer requests are cut
 # Stated in the reference data's own page: Vidur's simulation loop on w_10k_qps1, 2 cores.
 VIDUR_S = 18.0
 
@@ -95,7 +91,7 @@ def serving(
         found.over_dynamo = _beside_dynamo(folder, tables, skipped)
         console.print(found.over_dynamo)
     if week:
-        found.week_wall_s, found.week_rss_bytes = _week(folder, tables)
+        found.week_wall_s, found.week_rss_bytes = _week(data, tables)
         console.print(f"week: {found.week_wall_s:.1f} s, {found.week_rss_bytes / 2**30:.2f} GiB")
     if day:
         found.day_wall_s, found.day_requests = _day(data, tables)
@@ -248,64 +244,41 @@ def _beside_dynamo(folder: Path, tables: StepModel, skipped: dict[str, str]) -> 
     return found
 
 
-def _week(folder: Path, tables: StepModel) -> tuple[float, int]:
-    """A week of Azure's conversation lengths at a daily swing; wall seconds and peak memory."""
-    trace = load_workload(present(folder, "w_100k_qps32.csv"))
-    lengths = Lengths(trace.prefill, trace.decode)
-    mean_per_s = WEEK_REQUESTS / (WEEK_HOURS * HOUR_S)
-    rates = daily_rates_per_s(mean_per_s, WEEK_HOURS)
+def _week(data: Path, tables: StepModel) -> tuple[float, int]:
+    """A week of m-large, ServeGen's largest language model, scaled to as many requests as Azure
+    published for a week: published rates by 10 minutes, published lengths. Wall seconds and peak
+    memory, drawing included."""
+    demand = load_demand(data, "m-large", 7, MOST_TOKENS).scaled_to(WEEK_REQUESTS)
     began = time.perf_counter()
-    service = _service(tables, WEEK_REPLICAS, "least-outstanding")
-    arrived, finished = _totals(
-        play_windows(service, draw_windows(rates, HOUR_S, lengths, 1, "week"), HOUR_S)
-    )
-    assert arrived == finished
+    arrived = _play(demand, tables, "week")
     assert abs(arrived / WEEK_REQUESTS - 1.0) < 0.001
     return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _play(demand: Demand, tables: StepModel, name: str) -> int:
+    """Play a demand on 1,024 replicas, a window at a time; how many requests there were."""
+    service = _service(tables, WEEK_REPLICAS, "least-outstanding")
+    windows = draw_windows(demand.rates_per_s, WINDOW_S, demand.lengths, 1, name)
+    arrived, ended = _totals(play_windows(service, windows, WINDOW_S))
+    assert arrived == ended
+    return arrived
+
+
 def _totals(seen: Iterator[Seen]) -> tuple[int, int]:
-    arrived = finished = 0
+    arrived = ended = 0
     for one in seen:
         arrived += one.count(W_ARRIVED)
-        finished += one.count(W_FINISHED)
+        ended += one.count(W_FINISHED) + one.count(W_REFUSED)
         one.quantile_s(0, 0.99)  # percentiles of each window are part of the work
-    return arrived, finished
+    return arrived, ended
 
 
 def _day(data: Path, tables: StepModel) -> tuple[float, int]:
     """The first day of ServeGen's three language models, each on 1,024 replicas four times as fast
     as the reference tables: published rates by 10 minutes, published lengths."""
-    rates = pl.read_parquet(data / "llm" / "servegen_client_rates.parquet").filter(
-        (pl.col("category") == "language") & (pl.col("t_s") < 86_400)
-    )
-    pdfs = pl.read_parquet(data / "llm" / "servegen_length_pdfs.parquet")
     began = time.perf_counter()
     total = 0
-    for model in sorted(rates["model"].unique()):
-        mine = rates.filter(pl.col("model") == model)
-        windows = mine.group_by("t_s").agg(pl.col("rate_rps").sum()).sort("t_s")["rate_rps"]
-        lengths = _servegen_lengths(pdfs.filter(pl.col("model") == model), mine)
-        service = _service(tables.scaled(0.25), WEEK_REPLICAS, "least-outstanding")
-        drawn = draw_windows(windows.to_numpy(), 600.0, lengths, 1, str(model))
-        total += _totals(play_windows(service, drawn, 600.0))[0]
+    for model in language_models(data):
+        demand = load_demand(data, model, 1, MOST_TOKENS)
+        total += _play(demand, tables.scaled(0.25), model)
     return time.perf_counter() - began, total
-
-
-def _servegen_lengths(pdfs: pl.DataFrame, rates: pl.DataFrame, draws: int = 1 << 16) -> Lengths:
-    """Lengths drawn from the clients' distributions by their rates; input and output apart, as
-    they are published, cut to what the reference tables cover."""
-    dice = stream(1, "servegen-lengths", str(rates["model"][0]))
-    weight = dict(rates.group_by("client_id").agg(pl.col("rate_rps").sum()).iter_rows())
-    columns = []
-    for name in ("input_tokens", "output_tokens"):
-        rows = pdfs.filter(pl.col("field") == name)
-        share = np.array([weight.get(client, 0.0) for client in rows["client_id"]])
-        counts = dice.multinomial(draws, share / share.sum())
-        drawn = [
-            dice.choice(value, count, p=np.asarray(prob) / np.sum(prob))
-            for value, prob, count in zip(rows["value"], rows["prob"], counts, strict=True)
-            if count
-        ]
-        columns.append(dice.permutation(np.concatenate(drawn)).astype(np.int64))
-    return Lengths(np.clip(columns[0], 1, 3000), np.clip(columns[1], 1, 1000))

@@ -15,6 +15,7 @@ from headgate.kernels.serving.layout import Tables
 Floats = NDArray[np.float64]
 
 NOTHING: Floats = np.zeros((0, 0))
+ROUNDING = 1e-9  # far more than a long sum of times can lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,12 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
             "fit all their models in the same way."
         )
     decode = np.stack([_rows(model.decode_s, cap + 1) for model in models])
-    mixed = np.stack(
-        [np.stack([_rows(part, cap + 1) for part in model.mixed_s]) for model in models]
-    )
+    if all(len(m.mixed_s) == 1 and np.array_equal(m.mixed_s[0], m.decode_s) for m in models):
+        mixed = decode[:, None]  # the same memory, so half the cache
+    else:
+        mixed = np.stack(
+            [np.stack([_rows(part, cap + 1) for part in model.mixed_s]) for model in models]
+        )
     mixed_at = np.stack(
         [
             np.maximum(np.searchsorted(model.mixed_chunks, np.arange(tokens), "right") - 1, 0)
@@ -116,6 +120,7 @@ def stack(models: list[StepModel], chunk: int, cap: int) -> Tables:
         token_s=np.stack(
             [linear[:, chunk] / chunk, base[:, max(1, cap // 2)] / max(1, cap // 2)], axis=1
         ),
+        least_s=(linear[:, 1:].min(axis=1) + sequence[:, 1:].min(axis=1)) * (1.0 - ROUNDING),
         reach=np.array([[m.reach_tokens, m.reach_kv, m.reach_context] for m in models]),
         bucket=models[0].bucket,
         shift=models[0].bucket.bit_length() - 1,

@@ -15,12 +15,14 @@ from headgate.kernels.serving.layout import (
     LOW_BITS,
     PREEMPTED_BITS,
     PREEMPTED_SHIFT,
+    SMALL,
     TPOT,
     TTFT,
     W_FINISHED,
     W_GOOD,
     W_GOOD_TOKENS,
     W_TOKENS,
+    At,
     Books,
     Fleet,
 )
@@ -38,7 +40,7 @@ def bin_of(fleet: Fleet, seconds: float) -> int:
 def window_of(books: Books, at_s: float) -> int:
     """The window that a moment falls into; the last one takes what comes later."""
     at = int((at_s - books.start_s) * books.windows_per_s)
-    return min(max(0, at), books.windows.shape[0] - 1)
+    return min(max(0, at), books.windows.shape[0] - 1) & SMALL
 
 
 @inlined
@@ -57,7 +59,7 @@ def record(fleet: Fleet, books: Books, r: int, row: int, now_s: float) -> None:
         books.windows[w, group, W_GOOD] += 1
         books.windows[w, group, W_GOOD_TOKENS] += tokens
     if books.out_s.shape[0] > 0:
-        at = fleet.req[row, ID] - books.first_id
+        at = At(fleet.req[row, ID] - books.first_id)
         books.out_s[at, 0] = ttft_s
         books.out_s[at, 1] = e2e_s
         books.out_i[at, 0] = r

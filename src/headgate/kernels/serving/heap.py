@@ -1,7 +1,7 @@
 """A binary heap of integers inside a row of an array, and a tree that knows its smallest leaf."""
 
 from headgate.kernels.serving.compiling import compiled, inlined
-from headgate.kernels.serving.layout import Floats, Ints
+from headgate.kernels.serving.layout import At, Floats, Ints
 
 
 @inlined
@@ -10,32 +10,41 @@ def heap_push(row: Ints, first: int, size: int, key: int) -> None:
     at = size
     while at > 0:
         parent = (at - 1) >> 1
-        above = row[first + parent]
+        above = row[At(first + parent)]
         if above <= key:
             break
-        row[first + at] = above
+        row[At(first + at)] = above
         at = parent
-    row[first + at] = key
+    row[At(first + at)] = key
 
 
 @inlined
 def heap_pop(row: Ints, first: int, size: int) -> None:
-    """Take the smallest key off the heap of `size` entries that starts at row[first]."""
-    last = row[first + size - 1]
+    """Take the smallest key off the heap of `size` entries that starts at row[first].
+
+    The gap goes down to a leaf by the smaller child and is filled from below: the last entry
+    belongs near the leaves, and going down without a look at it needs no branch to guess.
+    """
+    last = row[At(first + size - 1)]
     size -= 1
     at = 0
-    child = 1
+    child = 2
     while child < size:
-        below = row[first + child]
-        if child + 1 < size and row[first + child + 1] < below:
-            child += 1
-            below = row[first + child]
-        if last <= below:
-            break
-        row[first + at] = below
+        child -= int(row[At(first + child - 1)] < row[At(first + child)])
+        row[At(first + at)] = row[At(first + child)]
         at = child
-        child = 2 * at + 1
-    row[first + at] = last
+        child = 2 * at + 2
+    if child == size:
+        row[At(first + at)] = row[At(first + child - 1)]
+        at = child - 1
+    while at > 0:
+        parent = (at - 1) >> 1
+        above = row[At(first + parent)]
+        if above <= last:
+            break
+        row[At(first + at)] = above
+        at = parent
+    row[At(first + at)] = last
 
 
 @compiled
@@ -61,14 +70,14 @@ def tree_set(tree: Floats, leaf: int, key: float) -> None:
     and the leaves begin at L.
     """
     at = (tree.size >> 1) + leaf
-    tree[at] = key
+    tree[At(at)] = key
     at >>= 1
     while at > 0:
-        left, right = tree[2 * at], tree[2 * at + 1]
-        smallest = left if left <= right else right
-        if tree[at] == smallest:
+        left, right = tree[At(2 * at)], tree[At(2 * at + 1)]
+        smallest = min(left, right)
+        if tree[At(at)] == smallest:
             break
-        tree[at] = smallest
+        tree[At(at)] = smallest
         at >>= 1
 
 
@@ -77,8 +86,6 @@ def tree_first(tree: Floats) -> int:
     """The lowest leaf among those that hold the smallest key."""
     leaves = tree.size >> 1
     at = 1
-    while at < leaves:
-        at *= 2
-        if tree[at] > tree[at + 1]:
-            at += 1
+    while at < leaves:  # which child cannot be guessed, so it is computed
+        at = 2 * at + int(tree[At(2 * at)] > tree[At(2 * at + 1)])
     return at - leaves

@@ -1,16 +1,18 @@
 """Where things lie in the kernel's arrays: the columns of a replica, of a request, of the books.
 
 Everything the kernel touches is one of a few flat arrays, so that a request costs a handful of
-cache lines. A replica is one row of `rep` (integers: scalars, then its block histogram, then the
-heads and tails of its waiting lines, then its heap of finishing iterations) and one row of `repf`
-(clocks). A request is one row of `req` and `reqf` while it is in flight; rows are reused, so the
-table holds what is in flight and never what has passed.
+cache lines. A replica is one row of `rep` (integers: scalars, then the phases of its decoding
+sequences, then the heads and tails of its waiting lines, then its heap of finishing iterations)
+and one row of `repf` (clocks). A request is one row of `req` and `reqf` while it is in flight;
+rows are reused, so the table holds what is in flight and never what has passed.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from headgate.kernels.serving.compiling import inlined
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -39,13 +41,14 @@ RESERVE = 19  # KV blocks that an admission leaves free
 LEAVING = 20  # finished sequences that the plan under way still counts
 LEAVING_BLOCKS = 21  # KV blocks they hold
 LEFT = 22  # running sequences whose callers have gone, to be removed when the iteration ends
-HISTOGRAM = 24  # sequences by (context - iteration - 1) modulo the block size
+BELOW = 24  # + j, j from 0 to the block size: decoding sequences whose phase is below j
 
 # Columns of `repf`.
 STARTED = 0  # when the iterations in flight began, s
 ENDS = 1  # when they end, s; infinity while idle
 BACKLOG = 2  # expected work of the outstanding requests, s
 KNOWN = 3  # arrivals up to here may be admitted by the next plan, s
+AIMED = 4  # the arrival that the decode run in flight was planned to end with, s; or infinity
 
 # States of a replica.
 UP, DRAINING, DOWN = 0, 1, 2
@@ -72,9 +75,10 @@ LOW_BITS, LEVEL_SHIFT, PREEMPTED_SHIFT, REPLICA_SHIFT = 255, 8, 16, 32
 PREEMPTED_BITS = (1 << 16) - 1
 GONE = 1 << 60
 
-# An index read from an array may be negative for all the compiler knows, and is then looked up from
-# the end; a mask that changes nothing tells it.
+# An index may be negative for all the compiler knows, and is then looked up from the end: a sixth
+# of the kernel's time. A mask that changes nothing tells it, and so does an unsigned type.
 SMALL = (1 << 24) - 1
+At = np.uintp
 
 # A heap entry is the finishing iteration and the request's row.
 ROW_BITS = 24
@@ -132,8 +136,8 @@ class Tables(NamedTuple):
     rounded down, rounded up to `bucket`, is k buckets. mixed_s[m, mixed_at[m, c], b, k]: the same
     beside prompts' chunks of c tokens. prefill_s[m, k, c]: attention of c tokens on k buckets of
     context. several[m]: factor on the last for more than one prompt. token_s[m]: expected seconds
-    of a busy replica's time for a token of prompt and of output. reach[m]: tokens, mean context of
-    decoding, context of prompts measured.
+    of a busy replica's time for a token of prompt and of output. least_s[m]: no iteration is
+    shorter. reach[m]: tokens, mean context of decoding, context of prompts measured.
     """
 
     linear_s: NDArray[np.float64]
@@ -148,6 +152,7 @@ class Tables(NamedTuple):
     prefill_s: NDArray[np.float64]
     several: NDArray[np.float64]
     token_s: NDArray[np.float64]
+    least_s: NDArray[np.float64]
     reach: NDArray[np.int64]
     bucket: int  # a power of two
     shift: int  # its exponent
@@ -182,3 +187,15 @@ class Books(NamedTuple):
     first_id: int
     windows_per_s: float
     start_s: float
+
+
+@inlined
+def lines_at(rules: Rules) -> int:
+    """Where the waiting lines begin in a replica's row: heads by level, then tails."""
+    return BELOW + rules.block + 1
+
+
+@inlined
+def heap_at(rules: Rules) -> int:
+    """Where the heap begins in a replica's row."""
+    return BELOW + rules.block + 1 + 2 * rules.levels

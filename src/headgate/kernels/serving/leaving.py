@@ -5,6 +5,7 @@ from headgate.kernels.serving.compiling import compiled
 from headgate.kernels.serving.layout import (
     ASKED,
     BACKLOG,
+    BELOW,
     CACHED,
     DECODE,
     DECODING,
@@ -14,7 +15,6 @@ from headgate.kernels.serving.layout import (
     FREED,
     GONE,
     HELD,
-    HISTOGRAM,
     ID,
     KIND,
     KV,
@@ -44,13 +44,14 @@ from headgate.kernels.serving.layout import (
     Fleet,
     Rules,
     Tables,
+    heap_at,
+    lines_at,
 )
 from headgate.kernels.serving.replica import (
     INFINITY,
     advance,
     cut,
     drop_row,
-    heap_at,
     look_again,
     work_s,
 )
@@ -98,7 +99,7 @@ def cancel(
 def unlink(fleet: Fleet, rules: Rules, r: int, row: int) -> bool:
     """Take a request out of its waiting line; false if it is in none."""
     rep, req = fleet.rep, fleet.req
-    head = HISTOGRAM + rules.block + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    head = lines_at(rules) + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
     before, at = -1, rep[r, head]
     while at >= 0 and at != row:
         before, at = at, req[at, NEXT]
@@ -132,7 +133,7 @@ def lose(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, at_s:
     if rep[r, PARTIAL] >= 0:
         req[rep[r, PARTIAL], NEXT] = orphans
         orphans = rep[r, PARTIAL]
-    lines = HISTOGRAM + rules.block
+    lines = lines_at(rules)
     for line in range(rules.levels + 1):
         at = ENTERING if line == rules.levels else lines + line
         row = rep[r, at]
@@ -158,8 +159,8 @@ def forget(fleet: Fleet, rules: Rules, r: int) -> None:
     rep[r, LEFT] = 0
     rep[r, FREED] = 0
     rep[r, PARTIAL] = -1
-    for i in range(rules.block):
-        rep[r, HISTOGRAM + i] = 0
+    for j in range(rules.block + 1):
+        rep[r, BELOW + j] = 0
     fleet.repf[r, BACKLOG] = 0.0
     fleet.repf[r, ENDS] = INFINITY
 

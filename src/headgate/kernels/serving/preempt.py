@@ -1,5 +1,6 @@
 """The exact, slow way through an iteration when KV blocks run short: sequence by sequence."""
 
+from headgate.kernels.serving.blocks import blocks_for, count_phase
 from headgate.kernels.serving.books import window_of
 from headgate.kernels.serving.compiling import compiled
 from headgate.kernels.serving.heap import heap_push, sort_ascending
@@ -13,7 +14,6 @@ from headgate.kernels.serving.layout import (
     ENDS,
     FREED,
     HELD,
-    HISTOGRAM,
     ITER,
     KIND,
     KNOWN,
@@ -35,6 +35,7 @@ from headgate.kernels.serving.layout import (
     Books,
     Fleet,
     Rules,
+    heap_at,
 )
 from headgate.kernels.serving.waiting import first_waiting, put_back
 
@@ -57,10 +58,10 @@ def preempt(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, grown: i
         context = req[row, OFFSET] + rep[r, ITER]
         computed = context - 1
         held = computed + grown
-        rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
+        count_phase(fleet, rules, r, req[row, OFFSET], -1)
         req[row, PREFILL] = context
     req[row, DECODE] = total - req[row, PREFILL]
-    freed = (held + rules.block - 1) >> rules.shift
+    freed = blocks_for(rules, held)
     fleet.reqf[row, MARK] = rep[r, FREED] if rules.keep_prefix else -1.0
     req[row, CACHED] = computed if rules.keep_prefix else 0
     rep[r, USED] -= freed
@@ -96,7 +97,7 @@ def line_up(fleet: Fleet, rules: Rules, r: int) -> int:
     moved to the front, where it is out of reach of preemption: it is left out.
     """
     rep, req, scratch = fleet.rep, fleet.req, fleet.scratch
-    first = HISTOGRAM + rules.block + 2 * rules.levels
+    first = heap_at(rules)
     size = rep[r, DECODING]
     for i in range(size):
         row = rep[r, first + i] & ROW_MASK
@@ -115,7 +116,7 @@ def line_up(fleet: Fleet, rules: Rules, r: int) -> int:
 def rebuild(fleet: Fleet, rules: Rules, r: int, size: int) -> None:
     """Make the sequences left in scratch the decoding ones: heap, count and context."""
     rep, req, scratch = fleet.rep, fleet.req, fleet.scratch
-    first = HISTOGRAM + rules.block + 2 * rules.levels
+    first = heap_at(rules)
     rep[r, DECODING] = 0
     rep[r, KV] = 0
     for i in range(size):
@@ -141,8 +142,7 @@ def squeeze(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
         if row == rep[r, PARTIAL]:
             done = rep[r, PARTIAL_DONE]
             takes = min(req[row, PREFILL] - done, rules.chunk - i)
-            need = (done + takes + rules.block - 1) >> rules.shift
-            need -= (done + rules.block - 1) >> rules.shift
+            need = blocks_for(rules, done + takes) - blocks_for(rules, done)
             wanted = 0 if rules.whole_prompt else need
             need = 0  # taken when the chunk is planned
         else:
@@ -177,7 +177,7 @@ def make_room(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
     if row < 0:
         return 0
     urgent = (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS
-    need = (req[row, PREFILL] + rules.block - 1) >> rules.shift
+    need = blocks_for(rules, req[row, PREFILL])
     preempted = 0
     size = line_up(fleet, rules, r)
     while size > 0:

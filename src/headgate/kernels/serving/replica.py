@@ -6,11 +6,13 @@ admitted, cuts the run in flight at its next iteration. 2. `plan` admits it and 
 sequence with its finishing iteration on the heap. 5. `commit` ends it there.
 """
 
+from headgate.kernels.serving.blocks import blocks_for, count_phase, growth
 from headgate.kernels.serving.books import record, window_of
 from headgate.kernels.serving.compiling import compiled, inlined
 from headgate.kernels.serving.heap import heap_pop, heap_push
 from headgate.kernels.serving.layout import (
     ADMITTED,
+    AIMED,
     ARRIVED,
     ASKED,
     BACKLOG,
@@ -24,7 +26,6 @@ from headgate.kernels.serving.layout import (
     FREED,
     GONE,
     HELD,
-    HISTOGRAM,
     ID,
     ITER,
     ITERATIONS_BEYOND,
@@ -59,28 +60,19 @@ from headgate.kernels.serving.layout import (
     USED,
     W_REFUSED,
     WAITING,
+    At,
     Books,
     Fleet,
     Rules,
     Tables,
+    heap_at,
+    lines_at,
 )
 from headgate.kernels.serving.preempt import line_up, make_room, rebuild, squeeze
-from headgate.kernels.serving.steptime import decode_run_s, iterations_until, mixed_step_s
+from headgate.kernels.serving.steptime import decode_run, mixed_step_s
 from headgate.kernels.serving.waiting import first_waiting, pop_waiting, push_waiting
 
 INFINITY = float("inf")
-
-
-@inlined
-def heap_at(rules: Rules) -> int:
-    """Where a replica's heap begins in its row."""
-    return HISTOGRAM + rules.block + 2 * rules.levels
-
-
-@inlined
-def blocks_for(rules: Rules, tokens: int) -> int:
-    """KV blocks that hold this many tokens."""
-    return (tokens + rules.block - 1) >> rules.shift
 
 
 @inlined
@@ -139,21 +131,10 @@ def enter(
     offset = context - rep[r, ITER]
     req[row, OFFSET] = offset
     rep[r, KV] += context
-    rep[r, HISTOGRAM + ((offset - 1) & (rules.block - 1))] += 1
+    count_phase(fleet, rules, r, offset, 1)
     key = ((rep[r, ITER] + req[row, DECODE] - 1) << ROW_BITS) | row
     heap_push(rep[r], heap_at(rules), rep[r, DECODING], key)
     rep[r, DECODING] += 1
-
-
-@inlined
-def growth(fleet: Fleet, rules: Rules, r: int, first: int, n: int) -> int:
-    """KV blocks that the decoding sequences take in iterations first to first + n - 1."""
-    blocks = (n >> rules.shift) * fleet.rep[r, DECODING]
-    at = -first & (rules.block - 1)
-    for _ in range(n & (rules.block - 1)):
-        blocks += fleet.rep[r, HISTOGRAM + at]
-        at = at - 1 if at > 0 else rules.block - 1
-    return blocks
 
 
 @compiled
@@ -174,7 +155,7 @@ def sweep(fleet: Fleet, rules: Rules, tables: Tables, r: int) -> None:
             rep[r, PARTIAL] = -1
         else:
             freed = blocks_for(rules, req[row, OFFSET] + rep[r, ITER] - 1)
-            rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
+            count_phase(fleet, rules, r, req[row, OFFSET], -1)
         rep[r, USED] -= freed
         rep[r, FREED] += freed
         rep[r, HELD] -= 1
@@ -198,19 +179,19 @@ def commit(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> 
         repf[r, KNOWN] = repf[r, STARTED]
         if n > 1:
             m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
-            repf[r, KNOWN] += decode_run_s(tables, m, b, rep[r, KV], n - 1)
+            repf[r, KNOWN] += decode_run(tables, m, b, rep[r, KV], n - 1, INFINITY)[1]
     if rep[r, DECODING] > 0:
         if n > 1:  # the first iteration's blocks were taken when it was planned
             rep[r, USED] += growth(fleet, rules, r, rep[r, ITER] + 1, n - 1)
         rep[r, KV] += n * rep[r, DECODING]
     rep[r, ITER] += n
     first = heap_at(rules)
-    while rep[r, DECODING] > 0 and rep[r, first] >> ROW_BITS == rep[r, ITER]:
-        row = rep[r, first] & ROW_MASK
+    while rep[r, DECODING] > 0 and rep[r, At(first)] >> ROW_BITS == rep[r, ITER]:
+        row = rep[r, At(first)] & ROW_MASK
         heap_pop(rep[r], first, rep[r, DECODING])
         rep[r, DECODING] -= 1
         rep[r, KV] -= req[row, OFFSET] + rep[r, ITER]
-        rep[r, HISTOGRAM + ((req[row, OFFSET] - 1) & (rules.block - 1))] -= 1
+        count_phase(fleet, rules, r, req[row, OFFSET], -1)
         finish(fleet, rules, tables, books, r, row, now_s)
     if rep[r, PURE] == 0:
         row = rep[r, ENTERING]
@@ -255,7 +236,7 @@ def recall(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     reqf[row, MARK] = -1.0
     if left > 0:  # blocks pulled out of the queue: those behind the earlier marks come no sooner
         for level in range(rules.levels):
-            other = rep[r, HISTOGRAM + rules.block + level]
+            other = rep[r, At(lines_at(rules) + level)]
             while other >= 0 and (req[other, KIND] >> PREEMPTED_SHIFT) & PREEMPTED_BITS > 0:
                 if 0.0 <= reqf[other, MARK] < mark:
                     reqf[other, MARK] += left
@@ -270,33 +251,33 @@ def run_length(fleet: Fleet, rules: Rules, r: int) -> int:
     """
     rep = fleet.rep
     b = rep[r, DECODING]
-    n = (rep[r, heap_at(rules)] >> ROW_BITS) - rep[r, ITER]
+    n = (rep[r, At(heap_at(rules))] >> ROW_BITS) - rep[r, ITER]
     room = rep[r, BLOCKS] - rep[r, USED] - rules.spare
     if (((n - 2) >> rules.shift) + 1) * b <= room:
         return n
     cycles = max(room, 0) // b
     room -= cycles * b
     safe = 1 + cycles * rules.block
-    at = -(rep[r, ITER] + safe) & (rules.block - 1)
-    while safe < n:
-        room -= rep[r, HISTOGRAM + at]
-        if room < 0:
-            break
-        at = at - 1 if at > 0 else rules.block - 1
+    start = rep[r, ITER] + safe
+    while safe < n and growth(fleet, rules, r, start, safe + 1 - start + rep[r, ITER]) <= room:
         safe += 1
     return min(n, safe)
 
 
 @inlined
-def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> None:
-    """Choose the next iterations from the rules: running sequences, prompts, admissions."""
+def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, next_s: float) -> None:
+    """Choose the next iterations from the rules: running sequences, prompts, admissions.
+
+    next_s is when the next request will come here, where that is known: decoding that it could
+    join is planned to there and no further.
+    """
     rep, repf, req = fleet.rep, fleet.repf, fleet.req
     now_s = repf[r, ENDS]
     slow = rules.yields == 1 and rep[r, WAITING] > 0 and make_room(fleet, rules, books, r) > 0
     calm = False
     b = rep[r, DECODING] & SMALL
     if b > 0 or rep[r, PARTIAL] >= 0:
-        grows = rep[r, HISTOGRAM + (-rep[r, ITER] & (rules.block - 1))]
+        grows = growth(fleet, rules, r, rep[r, ITER], 1)
         wanted = grows
         if b > 0:
             wanted += rules.spare
@@ -386,9 +367,17 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
             rep[r, ITERATIONS_BEYOND] += 1
     elif b > 0:
         n = 1 if slow or rules.walk else run_length(fleet, rules, r)
-        rep[r, RUN] = n
         rep[r, PURE] = 1
-        repf[r, ENDS] = now_s + decode_run_s(tables, m, b, rep[r, KV], n)
+        open_to = rep[r, HELD] < rules.cap and b < rules.chunk
+        need_s = next_s - now_s if open_to else INFINITY
+        j, lasts_s = decode_run(tables, m, b, rep[r, KV], n, need_s)
+        if rules.ahead and j < n:
+            j += 1
+            lasts_s = decode_run(tables, m, b, rep[r, KV], j, INFINITY)[1]
+        n = j
+        rep[r, RUN] = n
+        repf[r, AIMED] = next_s if open_to else INFINITY
+        repf[r, ENDS] = now_s + lasts_s
         if rep[r, KV] + n * b > tables.reach[m, 1] * b:
             rep[r, ITERATIONS_BEYOND] += n
     else:  # idle, unless everything was preempted and may come back at once
@@ -397,13 +386,97 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int) -> No
 
 
 @inlined
+def carry_on(fleet: Fleet, rules: Rules, tables: Tables, r: int) -> bool:
+    """Where nothing can change but the prompt under way, commit its chunk and plan the next; false,
+    and nothing done, where something may. What `commit` and `plan` would do, at half the work."""
+    rep, repf, req = fleet.rep, fleet.repf, fleet.req
+    row = rep[r, PARTIAL]
+    if row < 0 or rep[r, ENTERING] >= 0 or rep[r, LEFT] > 0 or rep[r, LEAVING] > 0 or rules.yields:
+        return False
+    b = rep[r, DECODING] & SMALL
+    now = rep[r, ITER] + 1
+    done = rep[r, PARTIAL_DONE]
+    budget = rules.chunk - b
+    takes = min(req[row, PREFILL] - done, budget)
+    if takes <= 0 or (takes < budget and rep[r, WAITING] > 0):
+        return False  # another could be admitted beside its last chunk
+    grows = 0
+    if b > 0:
+        if rep[r, At(heap_at(rules))] >> ROW_BITS == now:
+            return False
+        grows = growth(fleet, rules, r, now, 1)
+    wanted = grows
+    if not rules.whole_prompt:
+        wanted += blocks_for(rules, done + takes) - blocks_for(rules, done)
+    used = rep[r, USED] + wanted
+    if used + rules.spare > rep[r, BLOCKS]:
+        return False
+    m = rep[r, MODEL] & SMALL
+    began_s = repf[r, STARTED]
+    now_s = repf[r, ENDS]
+    context = (done + tables.bucket - 1) >> tables.shift
+    area = takes * (done + 0.5 * takes)
+    kv = rep[r, KV] + b
+    lasts_s = mixed_step_s(tables, m, b, kv, b + takes, 1, takes * takes, context, area)
+    rep[r, ITER] = now
+    rep[r, KV] = kv
+    rep[r, USED] = used
+    rep[r, PARTIAL_DONE] = done + takes
+    rep[r, PARTIAL_TAKES] = takes
+    if done + takes == req[row, PREFILL]:
+        rep[r, PARTIAL] = -1
+        req[row, NEXT] = -1
+        rep[r, ENTERING] = row
+    repf[r, KNOWN] = began_s if rules.ahead and rep[r, WAITING] > 0 else now_s
+    repf[r, STARTED] = now_s
+    repf[r, ENDS] = now_s + lasts_s
+    if b + takes > tables.reach[m, 0] or context * tables.bucket > tables.reach[m, 2]:
+        rep[r, ITERATIONS_BEYOND] += 1
+    return True
+
+
+@inlined
+def step(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, next_s: float) -> None:
+    """From the end of what is in flight to what is in flight next."""
+    if not carry_on(fleet, rules, tables, r):
+        commit(fleet, rules, tables, books, r)
+        plan(fleet, rules, tables, books, r, next_s)
+
+
+@inlined
 def advance(
-    fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, until_s: float
+    fleet: Fleet,
+    rules: Rules,
+    tables: Tables,
+    books: Books,
+    r: int,
+    until_s: float,
+    next_s: float = INFINITY,
 ) -> None:
     """Let a replica run until what it does next ends at until_s or later."""
     while fleet.repf[r, ENDS] < until_s:
-        commit(fleet, rules, tables, books, r)
-        plan(fleet, rules, tables, books, r)
+        step(fleet, rules, tables, books, r, next_s)
+
+
+@inlined
+def lighter_s(fleet: Fleet, rules: Rules, tables: Tables, r: int) -> float:
+    """A moment before which no request of replica r ends, if none arrives: when what is in flight
+    ends, and after it the fewest iterations to a last token, each as short as any can be."""
+    rep, req = fleet.rep, fleet.req
+    ends_s = fleet.repf[r, ENDS]
+    if rep[r, WAITING] > 0 or rep[r, LEFT] > 0 or rep[r, RUN] == 0:
+        return ends_s
+    more = 1 << 40
+    if rep[r, DECODING] > 0:
+        more = (rep[r, At(heap_at(rules))] >> ROW_BITS) - rep[r, ITER] - rep[r, RUN]
+    row = rep[r, ENTERING]
+    while row >= 0:
+        more = min(more, req[row, DECODE] - 1)
+        row = req[row, NEXT]
+    row = rep[r, PARTIAL]
+    if row >= 0:
+        more = min(more, req[row, DECODE])
+    return ends_s + more * tables.least_s[rep[r, MODEL] & SMALL]
 
 
 @inlined
@@ -427,6 +500,7 @@ def look_again(fleet: Fleet, rules: Rules, tables: Tables, r: int, row: int, at_
         repf[r, ENDS] = at_s
     elif (
         rep[r, RUN] > 1
+        and repf[r, AIMED] != at_s
         and (rep[r, HELD] < rules.cap or rules.yields == 1)
         and rep[r, DECODING] < rules.chunk
         and first_waiting(fleet, rules, r, at_s) == row
@@ -442,7 +516,10 @@ def cut(fleet: Fleet, rules: Rules, tables: Tables, r: int, at_s: float) -> None
     m, b = rep[r, MODEL] & SMALL, rep[r, DECODING] & SMALL
     kv = rep[r, KV]
     began_s = repf[r, STARTED]
-    n = iterations_until(tables, m, b, kv, rep[r, RUN], at_s - began_s) + rules.ahead
+    n, lasts_s = decode_run(tables, m, b, kv, rep[r, RUN], at_s - began_s)
+    if rules.ahead:
+        n += 1
+        lasts_s = decode_run(tables, m, b, kv, n, INFINITY)[1]
     if n < rep[r, RUN]:
         rep[r, RUN] = n
-        repf[r, ENDS] = began_s + decode_run_s(tables, m, b, kv, n)
+        repf[r, ENDS] = began_s + lasts_s

@@ -3,14 +3,15 @@
 from headgate.kernels.serving.compiling import compiled, inlined
 from headgate.kernels.serving.layout import (
     ARRIVED,
-    HISTOGRAM,
     KIND,
     LEVEL_SHIFT,
     LOW_BITS,
     NEXT,
     WAITING,
+    At,
     Fleet,
     Rules,
+    lines_at,
 )
 
 
@@ -18,9 +19,9 @@ from headgate.kernels.serving.layout import (
 def first_waiting(fleet: Fleet, rules: Rules, r: int, known_s: float) -> int:
     """The request to admit next, or -1: the first of the most urgent line, among those that had
     arrived by known_s."""
-    at = HISTOGRAM + rules.block
+    at = lines_at(rules)
     for level in range(rules.levels):
-        row = fleet.rep[r, at + level]
+        row = fleet.rep[r, At(at + level)]
         if row >= 0 and fleet.reqf[row, ARRIVED] <= known_s:
             return row
     return -1
@@ -30,22 +31,22 @@ def first_waiting(fleet: Fleet, rules: Rules, r: int, known_s: float) -> int:
 def push_waiting(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     """Put a new request at the end of its line."""
     rep, req = fleet.rep, fleet.req
-    head = HISTOGRAM + rules.block + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    head = lines_at(rules) + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
     tail = head + rules.levels
     req[row, NEXT] = -1
-    if rep[r, head] < 0:
-        rep[r, head] = row
+    if rep[r, At(head)] < 0:
+        rep[r, At(head)] = row
     else:
-        req[rep[r, tail], NEXT] = row
-    rep[r, tail] = row
+        req[rep[r, At(tail)], NEXT] = row
+    rep[r, At(tail)] = row
     rep[r, WAITING] += 1
 
 
 @inlined
 def pop_waiting(fleet: Fleet, rules: Rules, r: int, level: int) -> None:
     """Take the first request off a line."""
-    head = HISTOGRAM + rules.block + level
-    fleet.rep[r, head] = fleet.req[fleet.rep[r, head], NEXT]
+    head = lines_at(rules) + level
+    fleet.rep[r, At(head)] = fleet.req[fleet.rep[r, At(head)], NEXT]
     fleet.rep[r, WAITING] -= 1
 
 
@@ -53,13 +54,13 @@ def pop_waiting(fleet: Fleet, rules: Rules, r: int, level: int) -> None:
 def put_back(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     """Return a preempted request to its line, before everything that arrived later."""
     rep, req, reqf = fleet.rep, fleet.req, fleet.reqf
-    head = HISTOGRAM + rules.block + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
-    before, after = -1, rep[r, head]
+    head = lines_at(rules) + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
+    before, after = -1, rep[r, At(head)]
     while after >= 0 and reqf[after, ARRIVED] < reqf[row, ARRIVED]:
         before, after = after, req[after, NEXT]
     req[row, NEXT] = after
     if before < 0:
-        rep[r, head] = row
+        rep[r, At(head)] = row
     else:
         req[before, NEXT] = row
     if after < 0:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headgate.sim.serving.service import Settings
 
 MEASURES = {"ttft": TTFT, "tpot": TPOT, "e2e": E2E}
+ENDS_WITH = [at.WAITING, at.OUTSTANDING, at.ITER, at.ITERATIONS_BEYOND]
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -34,10 +35,8 @@ class Seen:
 
     def close(self, fleet: Fleet) -> None:
         """Note how the replicas stand at the end."""
-        self.waiting = int(fleet.rep[:, at.WAITING].sum())
-        self.outstanding = int(fleet.rep[:, at.OUTSTANDING].sum())
-        self.iterations = int(fleet.rep[:, at.ITER].sum())
-        self.iterations_beyond = int(fleet.rep[:, at.ITERATIONS_BEYOND].sum())
+        ends = fleet.rep[:, ENDS_WITH].sum(axis=0).tolist()
+        self.waiting, self.outstanding, self.iterations, self.iterations_beyond = ends
 
     def count(self, column: int, group: int | None = None) -> int:
         """A window column's total, of one class or of all."""

@@ -274,15 +274,15 @@ def _empty_fleet(
 ) -> Fleet:
     """Replicas that are up and idle."""
     replicas = len(kv_blocks)
-    width = at.HISTOGRAM + rules.block + 2 * rules.levels + rules.cap
+    width = at.heap_at(rules) + rules.cap
     rep = np.zeros((replicas, width), np.int64)
     rep[:, [at.PARTIAL, at.ENTERING]] = -1
     rep[:, at.PURE] = 1
     rep[:, at.BLOCKS] = kv_blocks
     rep[:, at.MODEL] = 0 if model_of is None else model_of
-    lines = at.HISTOGRAM + rules.block
+    lines = at.lines_at(rules)
     rep[:, lines : lines + 2 * rules.levels] = -1
-    repf = np.zeros((replicas, 4))
+    repf = np.zeros((replicas, 5))
     repf[:, at.ENDS] = np.inf
     free = np.concatenate([np.arange(rows - 1, -1, -1), [rows]]).astype(np.int64)
     bits = np.zeros(1)

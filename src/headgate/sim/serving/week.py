@@ -12,11 +12,6 @@ from headgate.sim.serving.seen import Seen
 from headgate.sim.serving.service import SimulatedService
 from headgate.sim.serving.workload import Workload
 
-HOUR_S = 3600.0
-# Hourly rates of a day over their mean, from the ServeGen m-small demand: peak over valley 2.2.
-PEAK_OVER_VALLEY = 2.2
-PEAK_HOUR = 20
-
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -24,13 +19,6 @@ class Lengths:
 
     prefill: NDArray[np.int64]
     decode: NDArray[np.int64]
-
-
-def daily_rates_per_s(mean_per_s: float, hours: int) -> NDArray[np.float64]:
-    """A rate for each hour that swings once a day between its valley and its peak."""
-    swing = (PEAK_OVER_VALLEY - 1) / (PEAK_OVER_VALLEY + 1)
-    phase = 2 * np.pi * (np.arange(hours) - PEAK_HOUR) / 24.0
-    return np.asarray(mean_per_s * (1.0 + swing * np.cos(phase)))
 
 
 def draw_windows(
