@@ -245,9 +245,8 @@ def _beside_dynamo(folder: Path, tables: StepModel, skipped: dict[str, str]) -> 
 
 
 def _week(data: Path, tables: StepModel) -> tuple[float, int]:
-    """A week of m-large, ServeGen's largest language model, scaled to as many requests as Azure
-    published for a week: published rates by 10 minutes, published lengths. Wall seconds and peak
-    memory, drawing included."""
+    """A week of ServeGen's largest language model, scaled to 44.1 million requests: published rates
+    by 10 minutes, published lengths. Wall seconds and peak memory, drawing included."""
     demand = load_demand(data, "m-large", 7, MOST_TOKENS).scaled_to(WEEK_REQUESTS)
     began = time.perf_counter()
     arrived = _play(demand, tables, "week")

@@ -98,6 +98,8 @@ def calibrate(
     plan_ahead: bool,
 ) -> None:
     """Scale MODEL so that the first requests recorded in RUN_DIR take as long as they did."""
+    from dataclasses import replace
+
     import msgspec
 
     from headgate.model.scheduling import Scheduler
@@ -112,11 +114,12 @@ def calibrate(
     run = load_run(run_dir)
     scheduler = Scheduler("vllm-v1", chunk, batch_cap, block_tokens, plan_ahead=plan_ahead)
     scale = find_scale(run, times, Settings(scheduler), kv_blocks, min(first, len(run)))
+    on = f", calibrated on {min(first, len(run))} requests of {run.source}"
     if model.suffix == ".npz":
-        save_tables(times.scaled(scale), out)
+        save_tables(replace(times.scaled(scale), source=times.source + on), out)
     else:
         held = load_formula(model)
         held.scale *= scale
-        held.source += f", calibrated on {min(first, len(run))} requests of {run.source}"
+        held.source += on
         out.write_bytes(msgspec.json.format(msgspec.json.encode(held)) + b"\n")
     Console().print(f"scaled by {scale:.4f}, written to {out}")

@@ -58,7 +58,7 @@ NEXT = 0  # next request in the same list, or -1
 PREFILL = 1  # prompt tokens; after a preemption, tokens to recompute
 DECODE = 2  # tokens to produce, the first included
 OFFSET = 3  # context minus iteration number, constant while decoding
-ADMITTED = 4  # admission number
+ADMITTED = 4  # admission number; after a preemption, FREED when its blocks were given back
 ID = 5  # position in the workload
 KIND = 6  # class, priority level and number of preemptions, packed
 CACHED = 7  # leading tokens of the prompt that need no computing
@@ -67,7 +67,7 @@ CACHED = 7  # leading tokens of the prompt that need no computing
 ARRIVED = 0
 FIRST = 1  # when the first token came, s; negative before
 ASKED = 2  # tokens asked for, which a restart does not change
-MARK = 3  # FREED when its blocks were given back, -1 if nothing of them is kept
+MARK = 3  # place of its blocks in the free list, -1 if nothing of them is kept
 
 # KIND packs class (8 bits), priority level (8), preemptions (16), replica (24), and whether the
 # caller has gone.

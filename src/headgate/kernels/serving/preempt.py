@@ -62,7 +62,10 @@ def preempt(fleet: Fleet, rules: Rules, books: Books, r: int, row: int, grown: i
         req[row, PREFILL] = context
     req[row, DECODE] = total - req[row, PREFILL]
     freed = blocks_for(rules, held)
-    fleet.reqf[row, MARK] = rep[r, FREED] if rules.keep_prefix else -1.0
+    fleet.reqf[row, MARK] = -1.0
+    if rules.keep_prefix:  # the last block is given back first, and may hold nothing yet
+        fleet.reqf[row, MARK] = rep[r, FREED] + freed - blocks_for(rules, computed)
+    req[row, ADMITTED] = rep[r, FREED]
     req[row, CACHED] = computed if rules.keep_prefix else 0
     rep[r, USED] -= freed
     rep[r, FREED] += freed
@@ -142,6 +145,7 @@ def squeeze(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
         if row == rep[r, PARTIAL]:
             done = rep[r, PARTIAL_DONE]
             takes = min(req[row, PREFILL] - done, rules.chunk - i)
+            rep[r, PARTIAL_TAKES] = takes  # no more, though others may yet give way to it
             need = blocks_for(rules, done + takes) - blocks_for(rules, done)
             wanted = 0 if rules.whole_prompt else need
             need = 0  # taken when the chunk is planned
@@ -167,31 +171,34 @@ def squeeze(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
 
 
 @compiled
-def make_room(fleet: Fleet, rules: Rules, books: Books, r: int) -> int:
-    """Preempt sequences less urgent than the first in line until it can be admitted; how many.
+def make_room(fleet: Fleet, rules: Rules, books: Books, r: int) -> bool:
+    """Preempt sequences less urgent than the first in line until it can be admitted; whether the
+    next iteration may have to do so again, as the memory is taken by others as they grow.
 
     Called between iterations, when no sequence has taken its next block yet.
     """
     rep, req, scratch = fleet.rep, fleet.req, fleet.scratch
     row = first_waiting(fleet, rules, r, fleet.repf[r, KNOWN])
     if row < 0:
-        return 0
+        return False
     urgent = (req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS
     need = blocks_for(rules, req[row, PREFILL])
-    preempted = 0
+    preempted = False
     size = line_up(fleet, rules, r)
+    again = size > 0
     while size > 0:
         free = rep[r, BLOCKS] - rep[r, USED] - rep[r, RESERVE]
         if rep[r, HELD] < rules.cap and free >= need:
             break
         v = worst(fleet, rules, size)
         if (req[scratch[v], KIND] >> LEVEL_SHIFT) & LOW_BITS <= urgent:
+            again = preempted
             break
         preempt(fleet, rules, books, r, scratch[v], 0)
-        preempted += 1
+        preempted = True
         size -= 1
         for j in range(v, size):
             scratch[j] = scratch[j + 1]
-    if preempted > 0:
+    if preempted:
         rebuild(fleet, rules, r, size)
-    return preempted
+    return again

@@ -112,7 +112,10 @@ def finish(
         rep[r, HELD] -= 1
     rep[r, OUTSTANDING] -= 1
     fleet.repf[r, BACKLOG] -= work_s(fleet, rules, tables, r, row)
-    record(fleet, books, r, row, now_s)
+    if rep[r, LEFT] > 0 and req[row, KIND] & GONE:  # nobody was there for its last token
+        rep[r, LEFT] -= 1
+    else:
+        record(fleet, books, r, row, now_s)
     drop_row(fleet, row)
 
 
@@ -231,14 +234,14 @@ def recall(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
     left = int(reqf[row, MARK]) + kept - taken
     left = min(max(left, 0), kept, req[row, CACHED] >> rules.shift)
     left = min(left, (req[row, PREFILL] - 1) >> rules.shift)
-    mark = reqf[row, MARK]
+    given_back = req[row, ADMITTED]
     req[row, CACHED] = left * rules.block
     reqf[row, MARK] = -1.0
     if left > 0:  # blocks pulled out of the queue: those behind the earlier marks come no sooner
         for level in range(rules.levels):
             other = rep[r, At(lines_at(rules) + level)]
             while other >= 0 and (req[other, KIND] >> PREEMPTED_SHIFT) & PREEMPTED_BITS > 0:
-                if 0.0 <= reqf[other, MARK] < mark:
+                if reqf[other, MARK] >= 0.0 and req[other, ADMITTED] < given_back:
                     reqf[other, MARK] += left
                 other = req[other, NEXT]
 
@@ -273,8 +276,9 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, next_
     """
     rep, repf, req = fleet.rep, fleet.repf, fleet.req
     now_s = repf[r, ENDS]
-    slow = rules.yields == 1 and rep[r, WAITING] > 0 and make_room(fleet, rules, books, r) > 0
+    slow = rules.yields == 1 and rep[r, WAITING] > 0 and make_room(fleet, rules, books, r)
     calm = False
+    most = rules.chunk
     b = rep[r, DECODING] & SMALL
     if b > 0 or rep[r, PARTIAL] >= 0:
         grows = growth(fleet, rules, r, rep[r, ITER], 1)
@@ -290,6 +294,8 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, next_
             slow = True
             calm = squeeze(fleet, rules, books, r) > 0 and rules.calm == 1
             b = rep[r, DECODING] & SMALL
+            if not rules.whole_prompt:
+                most = rep[r, PARTIAL_TAKES]
         else:
             rep[r, USED] += grows
     budget = rules.chunk - b
@@ -300,7 +306,7 @@ def plan(fleet: Fleet, rules: Rules, tables: Tables, books: Books, r: int, next_
     row = rep[r, PARTIAL]
     if row >= 0:
         done = rep[r, PARTIAL_DONE]
-        takes = max(0, min(req[row, PREFILL] - done, budget))
+        takes = max(0, min(req[row, PREFILL] - done, budget, most))
         rep[r, PARTIAL_TAKES] = takes
         if takes > 0:
             if not rules.whole_prompt:

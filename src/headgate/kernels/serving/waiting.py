@@ -3,6 +3,7 @@
 from headgate.kernels.serving.compiling import compiled, inlined
 from headgate.kernels.serving.layout import (
     ARRIVED,
+    ID,
     KIND,
     LEVEL_SHIFT,
     LOW_BITS,
@@ -52,11 +53,14 @@ def pop_waiting(fleet: Fleet, rules: Rules, r: int, level: int) -> None:
 
 @compiled
 def put_back(fleet: Fleet, rules: Rules, r: int, row: int) -> None:
-    """Return a preempted request to its line, before everything that arrived later."""
+    """Return a preempted or moved request to its line: they stand in order of arrival."""
     rep, req, reqf = fleet.rep, fleet.req, fleet.reqf
     head = lines_at(rules) + ((req[row, KIND] >> LEVEL_SHIFT) & LOW_BITS)
     before, after = -1, rep[r, At(head)]
-    while after >= 0 and reqf[after, ARRIVED] < reqf[row, ARRIVED]:
+    at_s, serial = reqf[row, ARRIVED], req[row, ID]
+    while after >= 0 and (
+        reqf[after, ARRIVED] < at_s or (reqf[after, ARRIVED] == at_s and req[after, ID] < serial)
+    ):
         before, after = after, req[after, NEXT]
     req[row, NEXT] = after
     if before < 0:

@@ -25,6 +25,14 @@ class Request:
     first_token_at: float | None = None
     finished_at: float | None = None
     refused: bool = False
+    group: int = 0  # its class
+    found: int = 0  # leading tokens that prefix routing found on its replica
+    left: bool = False  # its caller has gone
+    failed: bool = False  # lost with its replica after its first token
+    moved: int = 0  # times it went to another replica
+
+    def __post_init__(self) -> None:
+        self.asked = self.decode  # a restart turns what was produced into prompt
 
     @property
     def total(self) -> int:
@@ -50,12 +58,15 @@ class Replica:
     block: int = 16
     watermark: float = 0.01
     truncate_on_restart: bool = False  # Vidur's way with a prompt preempted in mid-prefill
+    by_priority: bool = False  # the least urgent gives way, the last to arrive among equals
+    yields: bool = False  # less urgent sequences give way to a more urgent one that waits
     waiting: list[Request] = field(default_factory=list)
     running: list[Request] = field(default_factory=list)
     step: Step | None = None
 
     def __post_init__(self) -> None:
         self.free = self.blocks
+        self.skipped: list[Request] = []  # prompts that got nothing in the last iteration
         self.reserve = int(self.watermark * self.blocks)
 
     # -- the life of a request ---------------------------------------------------------------
@@ -82,8 +93,30 @@ class Replica:
         if victim.decoding or self.truncate_on_restart:
             victim.decode = victim.total - victim.done
             victim.prefill = victim.done
-        victim.done, victim.decoding = 0, False
-        self.waiting.insert(0, victim)
+        victim.done, victim.decoding, victim.found = 0, False, 0
+        if self.by_priority:
+            self.queue(victim)
+        else:
+            self.waiting.insert(0, victim)
+
+    def leave(self, request: Request) -> None:
+        """The caller hangs up: gone at once while waiting, with the iteration under way if not."""
+        request.left = True
+        if request in self.waiting:
+            self.waiting.remove(request)
+
+    def give_way(self) -> None:
+        """Preempt less urgent sequences until the first in line could be admitted."""
+        while self.yields and self.waiting:
+            first = self.waiting[0]
+            need = ceil(first.prefill / self.block)
+            if len(self.running) < self.cap and self.free - self.reserve >= need:
+                return
+            victim = least_urgent([r for r in self.running if r not in self.skipped])
+            if victim is None or victim.priority <= first.priority:
+                return
+            self.running.remove(victim)
+            self.restart(victim)
 
     # -- one iteration -------------------------------------------------------------------------
 
@@ -97,6 +130,7 @@ class Replica:
         self.step = Step(parts, now + self.step_s(prefills, decodes))
 
     def choose(self) -> list[tuple[Request, int]]:
+        self.give_way()
         parts: list[tuple[Request, int]] = []
         unfinished: list[Request] = []
         todo, self.running = self.running, []
@@ -106,7 +140,13 @@ class Replica:
                 unfinished.append(request)
                 continue
             while self.free < 1:
-                victim = todo.pop() if todo else request
+                taken = [r for r, _ in parts]
+                victim = least_urgent([*taken, request, *todo]) if self.by_priority else None
+                victim = victim or (todo[-1] if todo else request)
+                if victim in todo:
+                    todo.remove(victim)
+                if victim in taken:
+                    parts.pop(taken.index(victim))
                 self.restart(victim)
                 if victim is request:
                     break
@@ -132,10 +172,12 @@ class Replica:
             self.waiting.pop(0)
             request.blocks = need
             self.free -= need
-            tokens = min(request.prefill, budget)
+            request.done = request.found
+            tokens = min(request.prefill - request.done, budget)
             budget -= tokens
             parts.append((request, tokens))
         self.running = skipped + [request for request, _ in parts]
+        self.skipped = skipped
         return parts
 
     def end_step(self) -> list[Request]:
@@ -149,13 +191,24 @@ class Replica:
                 request.done += 1
                 if request.first_token_at is None:
                     request.first_token_at = now
-            if request.done == request.total:
-                request.finished_at = now
+            if request.done == request.total or request.left:
+                request.finished_at = None if request.left else now
                 self.free += request.blocks
                 self.running.remove(request)
                 finished.append(request)
+        for request in [r for r in self.skipped if r.left]:
+            self.free += request.blocks
+            self.running.remove(request)
+            self.skipped.remove(request)
+            finished.append(request)
         self.step = None
         return finished
+
+
+def least_urgent(requests: Sequence[Request]) -> Request | None:
+    """Of the highest priority number the last to arrive; the later in the list among equals."""
+    ranked = [(r.priority, r.arrived_at, i) for i, r in enumerate(requests)]
+    return requests[max(ranked)[2]] if ranked else None
 
 
 def run_one(replica: Replica, requests: Sequence[Request]) -> None:

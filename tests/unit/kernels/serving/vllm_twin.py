@@ -33,6 +33,7 @@ class VllmReplica:
     plan_ahead: bool = True
     prefix_caching: bool = True
     by_priority: bool = False
+    yields: bool = False  # less urgent sequences give way to a more urgent one that waits
     waiting: list[Request] = field(default_factory=list)
     running: list[Request] = field(default_factory=list)
 
@@ -81,6 +82,24 @@ class VllmReplica:
             found += 1
         return found
 
+    def leave(self, request: Request) -> None:
+        """The caller hangs up: gone at once while waiting, with the step under way if not."""
+        request.left = True
+        if request in self.waiting:
+            self.waiting.remove(request)
+
+    def give_way(self) -> None:
+        """Preempt less urgent sequences until the first in line could be admitted."""
+        while self.yields and self.waiting and self.running:
+            first = self.waiting[0]
+            enough = -(-first.prefill // self.block) <= len(self.free)
+            if len(self.running) < self.cap and enough:
+                return
+            victim = max(self.running, key=self.order)
+            if victim.priority <= first.priority:
+                return
+            self.preempt(victim)
+
     # -- one step --------------------------------------------------------------------------------
 
     def preempt(self, victim: Request) -> None:
@@ -89,13 +108,14 @@ class VllmReplica:
         if victim.decoding:
             victim.decode = victim.total - (victim.done + 1)
             victim.prefill = victim.done + 1
-        victim.done, victim.decoding = 0, False
+        victim.done, victim.decoding, victim.found = 0, False, 0
         victim.preemptions += 1
         self.waiting.append(victim)
         self.waiting.sort(key=self.order)
 
     def choose(self) -> list[Part]:
         """The next step."""
+        self.give_way()
         parts: dict[Request, int] = {}
         budget = self.chunk
         preempted = False
@@ -131,7 +151,7 @@ class VllmReplica:
             self.waiting.pop(0)
             kept = self.find_kept(request)
             self.held[request.id] = kept
-            request.done = kept * self.block
+            request.done = max(kept * self.block, request.found)
             tokens = min(request.prefill - request.done, budget)
             assert self.take(request, tokens)
             self.running.append(request)
@@ -162,7 +182,10 @@ class VllmReplica:
             if part.last:
                 self.leaving.remove(request)
                 self.give_back(request)
-                request.finished_at = now
+                request.finished_at = None if request.left else now
+        for request in [r for r in self.running if r.left]:
+            self.running.remove(request)
+            self.give_back(request)
 
 
 def run_vllm(replica: VllmReplica, requests: Sequence[Request]) -> None:
