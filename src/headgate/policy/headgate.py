@@ -125,7 +125,11 @@ class Headgate:
             # Floors and the starts they need may exceed what is up, after failures above all. The
             # round honours guarantees by itself; prices then do without their floors.
             programme = replace(programme, floors=np.zeros_like(programme.floors))
-            answer = solver.solve(programme, self.mode)
+            try:
+                answer = solver.solve(programme, self.mode)
+            except Unsolved:
+                # In strict mode numbers alone can fail; until the next plan one price is for all.
+                answer = Solver().solve(programme)
         return plan_of(market, programme, answer)
 
 

@@ -19,6 +19,8 @@ from headgate.policy.price.programme import Answer, Floats, Ints, Programme
 INFINITE = highspy.kHighsInf
 NUDGE = 1e-5
 GOLDEN = 0.6180339887498949
+# What is fixed tier by tier leaves little room; where HiGHS loses its way in it, a little more.
+SLACKS = (1e-6, 1e-4)
 
 
 class Unsolved(ArithmeticError):  # noqa: N818 - a state of the programme, not a mistake
@@ -183,9 +185,14 @@ class Solver:
         arrays = Arrays(p, shape)
         self._load(arrays)
         cost = arrays.cost()
-        if mode == "strict":
-            return self._lexicographic(arrays, cost)
-        return self._answer(arrays, cost)
+        if mode != "strict":
+            return self._answer(arrays, cost)
+        for slack in SLACKS[:-1]:
+            try:
+                return self._lexicographic(arrays, cost, slack)
+            except Unsolved:
+                self._load(arrays)
+        return self._lexicographic(arrays, cost, SLACKS[-1])
 
     def _load(self, a: Arrays) -> None:
         """Hand HiGHS the programme: numbers only where the shape is that of the last one."""
@@ -253,8 +260,9 @@ class Solver:
             iterations,
         )
 
-    def _lexicographic(self, a: Arrays, cost: Floats) -> Answer:
-        """Tier by tier: what one can have is fixed before the next is asked.
+    def _lexicographic(self, a: Arrays, cost: Floats, slack: float) -> Answer:
+        """Tier by tier: what one can have, less a share of `slack`, is fixed before the next is
+        asked.
 
         Prices are those of the last step: what one more unit is worth in all when every tier but
         the last keeps the worth it has.
@@ -274,8 +282,10 @@ class Solver:
                 begin = begin or self.highs.getBasis()
                 best = self.highs.getInfo().objective_function_value
                 at = np.flatnonzero(mine).astype(np.int32)
-                least = best - 1e-6 * max(1.0, abs(best))
-                self.highs.addRow(least, INFINITE, len(at), at, mine[at])
+                # Worths are in money, rows are best near one.
+                scale = float(np.abs(mine[at]).max())
+                least = best - slack * max(1.0, abs(best))
+                self.highs.addRow(least / scale, INFINITE, len(at), at, mine[at] / scale)
                 fixed += 1
             return self._answer(a, cost)
         except Unsolved:
