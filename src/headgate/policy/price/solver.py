@@ -17,6 +17,7 @@ import numpy as np
 from headgate.policy.price.programme import Answer, Floats, Ints, Programme
 
 INFINITE = highspy.kHighsInf
+PRIMAL = 4  # of HiGHS's simplex_strategy
 NUDGE = 1e-5
 GOLDEN = 0.6180339887498949
 # What is fixed tier by tier leaves little room; where HiGHS loses its way in it, a little more.
@@ -267,6 +268,9 @@ class Solver:
         Prices are those of the last step: what one more unit is worth in all when every tier but
         the last keeps the worth it has.
         """
+        # From tier to tier costs change and bounds stay: where the last step ended is feasible, and
+        # the primal simplex goes on from there in a third of the dual's steps.
+        self.highs.setOptionValue("simplex_strategy", PRIMAL)
         use = a.shape.pairs[:, 0]
         tiers = np.unique(a.p.uses.tier)
         fixed, begin = 0, None
