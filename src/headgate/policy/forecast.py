@@ -17,7 +17,9 @@ STEPS_PER_DAY = 96  # quarters of an hour
 # What of the last value's distance from the profile is left after an hour; 1 is persistence.
 PULLS = (1.0, 0.95, 0.85, 0.7, 0.5)
 TESTED_AT = (1, 4, 8, 16, 32)  # steps ahead at which a pull is judged: a quarter to eight hours
-AT_LEAST = 32  # steps seen before anything but persistence is tried
+AT_LEAST = 32  # errors seen before a percentile is taken from them
+# Anything but persistence is tried when a day has been seen and another to judge it by.
+CHOSEN_FROM = 2 * STEPS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def choose(seen: Floats) -> Floats:
 @lru_cache(maxsize=4)  # plans are made several times in a quarter, on the same history
 def _chosen(history: bytes, services: int) -> Floats:
     seen = np.frombuffer(history).reshape(-1, services)
-    if len(seen) < AT_LEAST:
+    if len(seen) < CHOSEN_FROM:
         return np.ones(services)
     error = np.zeros((len(PULLS), services))
     for ahead in TESTED_AT:
