@@ -30,7 +30,7 @@ from headgate.core.facts import (
 from headgate.core.fleet import Fleet, Pool, Service, Shape, Tenant
 from headgate.kernels import layout as k
 from headgate.policy.baselines import Fifo, Priority, Silos
-from headgate.policy.headgate import Headgate
+from headgate.policy.headgate import Headgate, strict
 from headgate.policy.order import ladder, lower_levels
 from headgate.policy.rules import Policy, Rules
 
@@ -135,6 +135,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "priority": lambda: Priority(CLASSES),
     "priority together": lambda: Priority(CLASSES, "together"),
     "headgate": lambda: Headgate(CLASSES),
+    "headgate strict": lambda: strict(CLASSES, "internal_first"),
     "headgate external first": lambda: Headgate(CLASSES, "external_first"),
     "guarantees alone": GuaranteesAlone,
     "capped": lambda: CappedConverting(CLASSES),
