@@ -11,6 +11,7 @@ import httptools
 from headgate.gateway import config as settings
 from headgate.gateway.known import Known
 from headgate.gateway.wheel import NEVER, Wheel
+from headgate.policy.routing import next_read_s
 
 if TYPE_CHECKING:
     from headgate.gateway.dispatch import ModelRun
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 IDLE_LINKS_MAX = 512
 LINK_IDLE_S = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
 FIRST_CAP = 16
+READ_MAX_S = 1.0  # no batch prompt keeps the next one waiting for longer
 CONNECT_TIMEOUT_S = 3.0
 HELD_BACK_BYTES = 256 * 1024  # of an answer in the client's buffer before the engine must wait
 
@@ -48,6 +50,9 @@ class Engine:
         self.shares: list[float] = []
         self.late = 0.0  # slowest first token since the last look, over its objective
         self.batch_share = 1.0  # of what batch work may fill, while interactive work is late
+        self.read_s = 0.0  # to read a token of a prompt, as learnt from first tokens; 0: unknown
+        self.batch_due_s = 0.0  # when the last batch prompt will have been read
+        self.batch_waits = False  # somebody will look again when it has
         self.accept(terms, key)
 
     def set_cap(self, cap: float, shares: list[float]) -> None:
@@ -56,6 +61,16 @@ class Engine:
         self.shares = shares
         self.rooms = [max(1.0, cap * share) for share in shares]
         self.rooms[-1] = max(1.0, cap * shares[-1] * self.batch_share)
+
+    def first_token(self, tokens: int, took_s: float, objective_s: float) -> None:
+        """A stream's first token came, so long after its prompt was sent here."""
+        if objective_s:
+            self.late = max(self.late, took_s / objective_s)
+        self.read_s = next_read_s(self.read_s, tokens, took_s, self.token_s)
+
+    def batch_begins(self, tokens: int, now_s: float) -> None:
+        """A batch prompt is sent: the next one may follow when this one has been read."""
+        self.batch_due_s = now_s + min(READ_MAX_S, tokens * self.read_s)
 
     def start_slowly(self) -> None:
         """With an objective to keep, find the cap from below."""

@@ -33,6 +33,7 @@ PROGRESS_TOKENS = 64  # a stream's progress is noted this often, for the case of
 # before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
 HELD_EVENT_MAX = 8 * 1024 * 1024  # of an event whose end has not come
 RETRIED = frozenset((502, 503, 504))
+FIRST_EVENT_IS_A_TOKEN = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 
 # States. A request is over when it is billed, or needs no bill.
 READ: Final = 0
@@ -194,9 +195,6 @@ class Exchange:
             self.streams = status == 200 and content_type.startswith(b"text/event-stream")
             if self.streams and self.engine is not None:
                 self.engine.streams += 1
-                if self.lane.ttft_s:
-                    late = (self.first_byte_s - self.queued_s) / self.lane.ttft_s
-                    self.engine.late = max(self.engine.late, late)
 
     def more(self, data: bytes) -> None:
         """A piece of a streamed answer."""
@@ -208,6 +206,8 @@ class Exchange:
             if not data:
                 return
         count = data.count(b"\n\n")
+        if not self.events:
+            self._first_event()
         self.events += count
         assert self.engine is not None
         self.engine.stream_tokens += count
@@ -476,6 +476,13 @@ class Exchange:
         if self.door.traces is not None:
             self.trace = self.door.traces.begin(self.headers.get(b"traceparent"))
         self.wall_s = time.time()
+
+    def _first_event(self) -> None:
+        """What a stream began with. Engines may send an answer's head long before it."""
+        self.first_byte_s = monotonic() - self.began_s
+        if self.path in FIRST_EVENT_IS_A_TOKEN and self.engine is not None:
+            took_s = self.first_byte_s - self.queued_s
+            self.engine.first_token(self.est_input, took_s, self.lane.ttft_s)
 
     def _framed(self, data: bytes) -> bytes:
         """A piece of a streamed answer as this client can read it."""

@@ -158,6 +158,24 @@ def test_an_engine_that_falls_silent_in_mid_stream_is_given_up():
     run(story)
 
 
+def test_a_first_token_is_an_event_not_the_head_that_engines_send_long_before():
+    def heads_first(transport, data):
+        transport.write(STREAM_HEAD)
+        rest = chunk(EVENT % 1) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        asyncio.get_running_loop().call_later(0.2, transport.write, rest)
+
+    async def story():
+        async with house('[[classes]]\nname="default"\nttft_ms=100.0\n') as h:
+            await sick(h, heads_first)
+            h.door.dispatcher._hold_batch_back = lambda engine: None  # let stand what was seen
+            assert (await h.ask(**chat(stream=True))).events()[-1] == "[DONE]"
+            (record,) = h.meter.records
+            assert record.first_byte_s >= 0.19
+            assert h.door.dispatcher.engines["e0"].late >= 1.9
+
+    run(story)
+
+
 def test_no_engine_at_all_is_503_after_a_short_wait_not_a_hang():
     async def story():
         config = '[[classes]]\nname="default"\npatience_s=0.3\n'

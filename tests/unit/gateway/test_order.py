@@ -1,6 +1,7 @@
 """Who is served first, who waits, who is refused, who is put back."""
 
 import asyncio
+import time
 
 from tests.house import chat, house, request_for, run
 
@@ -18,6 +19,19 @@ engine_share=1.0
 """
 HIGH_AND_LOW = (Tenant("t1", class_="low"), Tenant("t2", class_="high"))
 LOW, HIGH = "sk-test", "sk-test-2"
+
+
+def prompt_of(tokens):
+    return {"model": "m", "messages": [{"role": "user", "content": "four" * tokens}]}
+
+
+def batch_line(number, **fields):
+    """A request as our own batch process sends it."""
+    return request_for(**fields).replace(
+        b"content-type",
+        b"x-headgate-internal: inside\r\nx-headgate-tenant: t1\r\n"
+        b"x-headgate-key: key1\r\nx-headgate-order: batch_1/%d\r\ncontent-type" % number,
+    )
 
 
 async def finish_order(h, asks):
@@ -177,12 +191,7 @@ def test_batch_work_yields_to_interactive_and_is_done_again_without_being_billed
         profile = Profile(base_s=0.004, per_token_s=0.0, per_kv_token_s=0.0)
         async with house(engine_terms="in_flight_max=2", profile=profile) as h:
             h.door.secret = b"inside"
-            line = request_for(**chat(max_tokens=50)).replace(
-                b"content-type",
-                b"x-headgate-internal: inside\r\nx-headgate-tenant: t1\r\n"
-                b"x-headgate-key: key1\r\nx-headgate-order: batch_1/7\r\ncontent-type",
-            )
-            batch = asyncio.create_task(h.raw(line))
+            batch = asyncio.create_task(h.raw(batch_line(7, **chat(max_tokens=50))))
             await asyncio.sleep(0.05)
             assert h.door.dispatcher.engines["e0"].in_flight == 1
             answers = await asyncio.gather(*(h.ask(**chat(max_tokens=20)) for _ in range(2)))
@@ -195,6 +204,48 @@ def test_batch_work_yields_to_interactive_and_is_done_again_without_being_billed
             assert [(r.order, r.tier, r.output_tokens) for r in records] == [
                 ("batch_1/7", "batch", 50)
             ]
+
+    run(story)
+
+
+def test_batch_prompts_go_in_one_after_another_once_it_is_known_how_long_one_is_read():
+    async def story():
+        # A prompt of 200 tokens is read in 100 ms, one of 100 in 50 ms.
+        profile = Profile(base_s=0.001, per_token_s=0.0005, per_kv_token_s=0.0)
+        async with house(profile=profile) as h:
+            h.door.secret = b"inside"
+            began_s = []
+            submit = h.emulators[0].submit
+
+            def look(reply, asked):
+                began_s.append(time.monotonic())
+                return submit(reply, asked)
+
+            h.emulators[0].submit = look
+            four = [batch_line(n, **prompt_of(100), max_tokens=2) for n in range(4)]
+            await asyncio.gather(*(h.raw(line) for line in four))
+            engine = h.door.dispatcher.engines["e0"]
+            assert not engine.batch_waits  # nothing is known, nothing waits
+            await h.ask(**prompt_of(200), max_tokens=2, stream=True)
+            assert 0.0001 < engine.read_s < 0.005
+            began_s.clear()
+            answers = await asyncio.gather(*(h.raw(line) for line in four))
+            assert {answer.status for answer in answers} == {200}
+            assert began_s[-1] - began_s[0] > 0.9 * 3 * 100 * engine.read_s
+
+    run(story)
+
+
+def test_only_batch_work_waits_for_a_batch_prompt_to_be_read():
+    async def story():
+        async with house() as h:
+            h.door.secret = b"inside"
+            h.door.dispatcher.engines["e0"].batch_due_s = time.monotonic() + 0.5
+            batch = asyncio.create_task(h.raw(batch_line(1, **chat(max_tokens=2))))
+            answer = await h.ask(**chat(max_tokens=2, service_tier="flex"))
+            assert answer.status == 200
+            assert not batch.done()
+            assert (await batch).status == 200
 
     run(story)
 
