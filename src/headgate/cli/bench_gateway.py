@@ -39,7 +39,20 @@ PARTS = (
 @click.option(
     "--seconds", type=click.FloatRange(1), default=2.0, show_default=True, help="A round."
 )
-@click.option("--requests", type=click.IntRange(1000), default=2_000_000, show_default=True)
+@click.option(
+    "--requests",
+    type=click.IntRange(1000),
+    default=500_000,
+    show_default=True,
+    help="Through the door while its memory is watched; 2,000,000 in full.",
+)
+@click.option(
+    "--fault-requests",
+    type=click.IntRange(1000),
+    default=100_000,
+    show_default=True,
+    help="While clients leave and engines are killed; 1,000,000 in full.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write figures here.")
 def gateway(
     peers: str,
@@ -47,6 +60,7 @@ def gateway(
     repeats: int,
     seconds: float,
     requests: int,
+    fault_requests: int,
     json_file: Path | None,
 ) -> None:
     """Measure the door beside nginx, vllm_router, sglang_router and litellm, all in one run.
@@ -73,7 +87,7 @@ def gateway(
             raise InputError(f"--only {part}: no such part; give some of {', '.join(PARTS)}.")
     signal.signal(signal.SIGTERM, _leave)  # so that what was started is stopped too
     folder = Path(tempfile.mkdtemp(prefix="headgate-bench-"))
-    plan = speed.Plan(named, repeats, seconds, requests, folder)
+    plan = speed.Plan(named, repeats, seconds, requests, fault_requests, folder)
     doors.pin(speed.LOAD_CORE)
     found = _measure(plan, wanted, json_file)
     found["machine"] = _machine()
@@ -88,7 +102,7 @@ def _leave(signum: int, frame: object) -> None:
 
 
 def _measure(plan: Any, wanted: tuple[str, ...], json_file: Path | None) -> dict[str, Any]:
-    from headgate.gateway.bench import speed, trials
+    from headgate.gateway.bench import beside, faults, order, speed
 
     parts: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "saturation": ("saturation_rps", speed.saturation),
@@ -99,10 +113,10 @@ def _measure(plan: Any, wanted: tuple[str, ...], json_file: Path | None) -> dict
         "memory": ("rss_mb", speed.memory),
         "start": ("start_s", speed.start),
         "workers": ("two_processes_ratio", speed.two_processes),
-        "overload": ("overload", trials.overload),
-        "limits": ("limit_overshoot_requests", trials.limits),
-        "faults": ("faults", trials.faults),
-        "batch": ("batch", trials.batch),
+        "overload": ("overload", order.overload),
+        "limits": ("limit_overshoot_requests", order.limits),
+        "faults": ("faults", faults.faults),
+        "batch": ("batch", beside.batch),
     }
     found: dict[str, Any] = {}
     for part in wanted:

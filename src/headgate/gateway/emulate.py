@@ -13,7 +13,7 @@ import json
 import signal
 import socket
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Any, cast
 
 import httptools
@@ -24,6 +24,7 @@ from headgate.core.errors import InputError
 
 BLOCK_TOKENS = 16
 CACHED_BLOCKS_MAX = 50_000
+ABORTS_KEPT = 10_000
 PROSE = (
     "water is shared by those who came first and what is left goes to those who wait until the "
     "gate at the head of the canal opens for the next in line"
@@ -93,6 +94,7 @@ class Emulator:
         self.aborted = 0
         self.aborted_tokens = 0
         self.preempted = 0
+        self.aborts: deque[tuple[str, float]] = deque(maxlen=ABORTS_KEPT)  # of late: whose, when
         self._serial = 0
         self._stepping = False
         self._blocks: OrderedDict[int, None] = OrderedDict()
@@ -113,6 +115,7 @@ class Emulator:
     def abort(self, sequence: Sequence) -> None:
         sequence.gone = True
         self.aborted += 1
+        self.aborts.append((sequence.reply.request_id, time.monotonic()))
         self.aborted_tokens += sequence.made
 
     def _begin_step(self) -> None:
@@ -230,7 +233,7 @@ class Reply(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._parts: list[bytes] = []
-        self._request_id = ""
+        self.request_id = ""
         self._id = ""
         self._kind = ""
         self._keep = True
@@ -256,14 +259,14 @@ class Reply(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._parts = []
-        self._request_id = ""
+        self.request_id = ""
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-request-id":
-            self._request_id = value.decode("latin-1")
+            self.request_id = value.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -275,6 +278,8 @@ class Reply(asyncio.Protocol):
             self._answer(200, b"")
         elif path == b"/metrics":
             self._answer(200, self.emulator.metrics(), b"text/plain; version=0.0.4")
+        elif path == b"/aborts":
+            self._answer(200, json.dumps(list(self.emulator.aborts)).encode())
         elif path == b"/version":
             self._answer(200, b'{"version":"0.0.0+emulated"}')
         elif path == b"/v1/models":
@@ -306,7 +311,7 @@ class Reply(asyncio.Protocol):
         if self._kind == "chat" and not isinstance(asked.get("messages"), list):
             self._error(400, "messages must be a list")
             return
-        self._id = self._request_id or f"emulated-{time.time_ns():x}"
+        self._id = self.request_id or f"emulated-{time.time_ns():x}"
         sequence = self.emulator.submit(self, asked)
         self.sequences = [sequence]
 

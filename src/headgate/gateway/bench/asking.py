@@ -19,10 +19,16 @@ class Told:
     status: int = 0
     request: str = ""
     output_tokens: int = 0
+    began_s: float = 0.0  # on the clock that all processes of a machine share
     first_s: float = 0.0  # from asking to the first token
     took_s: float = 0.0
     left: bool = False  # the client went away before the end
+    left_s: float = 0.0  # from asking to going
     complete: bool = False
+
+    @property
+    def ended_s(self) -> float:
+        return self.began_s + self.took_s
 
 
 class Asker(asyncio.Protocol):
@@ -32,7 +38,6 @@ class Asker(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.told = Told()
         self._done: asyncio.Future[None] | None = None
-        self._began_s = 0.0
         self._leave_after = -1
         self._tail = b""
         self._body: list[bytes] = []
@@ -68,11 +73,11 @@ class Asker(asyncio.Protocol):
             self._body.append(body)
             return
         if not told.first_s:
-            told.first_s = time.perf_counter() - self._began_s
+            told.first_s = time.monotonic() - told.began_s
         told.output_tokens += body.count(b'"content":"') - body.count(b'"content":""')
         self._tail = body[-32:]
         if 0 <= self._leave_after <= told.output_tokens and self.transport is not None:
-            told.left = True
+            self._leave()
             self.transport.abort()
 
     def on_message_complete(self) -> None:
@@ -84,13 +89,17 @@ class Asker(asyncio.Protocol):
                 answer = msgspec.json.decode(b"".join(self._body))
                 told.output_tokens = answer["usage"]["completion_tokens"]
                 told.complete = True
-            told.first_s = time.perf_counter() - self._began_s
+            told.first_s = time.monotonic() - told.began_s
         self._finish()
 
     def _finish(self) -> None:
         if self._done is not None and not self._done.done():
-            self.told.took_s = time.perf_counter() - self._began_s
+            self.told.took_s = time.monotonic() - self.told.began_s
             self._done.set_result(None)
+
+    def _leave(self) -> None:
+        self.told.left = True
+        self.told.left_s = time.monotonic() - self.told.began_s
 
     async def ask(self, message: bytes, leave_after: int = -1, leave_s: float = 0.0) -> Told:
         """Send a request and wait for its end.
@@ -98,17 +107,16 @@ class Asker(asyncio.Protocol):
         `leave_after` goes away after so many tokens of a stream, `leave_s` after a time.
         """
         assert self.transport is not None
-        self.told = Told()
+        self.told = Told(began_s=time.monotonic())
         self._body, self._tail, self._streams = [], b"", False
         self._leave_after = leave_after
         self._done = asyncio.get_running_loop().create_future()
-        self._began_s = time.perf_counter()
         self.transport.write(message)
         if leave_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._done), leave_s)
             if not self._done.done() and self.transport is not None:
-                self.told.left = True
+                self._leave()
                 self.transport.close()  # not abort: the request must be read before it is left
         await self._done
         return self.told

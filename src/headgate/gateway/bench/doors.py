@@ -125,7 +125,7 @@ def running(
         wait_until_ready(port, process, folder / f"{name}.log", path)
         yield Running(name, port, process, folder=folder)
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(10)

@@ -25,7 +25,8 @@ class Plan:
     peers: tuple[str, ...]
     repeats: int = 5
     seconds: float = 2.0
-    requests: int = 2_000_000
+    requests: int = 500_000
+    fault_requests: int = 100_000
     folder: Path = field(default_factory=Path)
 
     @property

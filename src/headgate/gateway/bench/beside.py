@@ -1,0 +1,189 @@
+"""A batch beside interactive traffic: what of the idle engines it uses, what it costs others."""
+
+import asyncio
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from headgate.gateway.bench import load
+from headgate.gateway.bench.asking import Askers, Told, message
+from headgate.gateway.bench.doors import MODEL
+from headgate.gateway.bench.site import Site, http_call, run, site
+from headgate.gateway.bench.speed import Plan
+from headgate.gateway.emulate import Profile
+
+ENGINES = 6
+# The default profile, a dense 8B model on one A100, with places for 64 sequences.
+ENGINE = ("--sequences", "64")
+RATE_PER_S = 4.0  # interactive requests an engine
+LINES = 30_000
+DRAWS = 400  # of the requests, for the interval
+BURSTS = 20
+BURST = 14  # requests an engine: a tenth of its places is free, so half of them need one
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Log-normal numbers of tokens."""
+
+    prompt: float  # median
+    output: float
+    prompt_spread: float
+    output_spread: float
+    most_prompt: int
+    most_output: int
+
+    def draw(self, dice: random.Random) -> tuple[int, int]:
+        prompt = dice.lognormvariate(math.log(self.prompt), self.prompt_spread)
+        output = dice.lognormvariate(math.log(self.output), self.output_spread)
+        return min(self.most_prompt, int(prompt) + 1), min(self.most_output, int(output) + 1)
+
+
+# Half, nine tenths and the longest of the conversations in the Azure LLM inference trace of 2023:
+# prompts of 1,020, 2,735 and 4,142 (99 %) tokens, answers of 129 and 424.
+CONVERSATION = Lengths(1020, 129, 0.77, 0.93, 4142, 1000)
+# Lines of a batch: a page to be summarised or sorted.
+LINE = Lengths(400, 160, 0.6, 0.6, 4142, 1000)
+
+
+def batch(plan: Plan) -> dict[str, float]:
+    """Interactive traffic alone, then the very same with a batch behind it."""
+    seconds = max(20.0, plan.seconds * 50)
+    tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
+    with site(
+        plan.folder / "batch",
+        tenants,
+        engines=ENGINES,
+        engine_options=ENGINE,
+        engine_terms="in_flight_max = 64",
+    ) as place:
+        quiet = run(lambda: _interactive(place, seconds))
+        name = _start_batch(place)
+        time.sleep(4.0)
+        full = _work_rate(place, 10.0)
+        before, from_s = _work_s(place), time.monotonic()
+        busy = run(lambda: _interactive(place, seconds))
+        took_s, spent_s = time.monotonic() - from_s, _work_s(place) - before
+        evicted = run(lambda: _evictions_ms(place))
+        key = {"authorization": f"Bearer {place.keys['night']}"}
+        http_call(place.door.port, "POST", f"/v1/batches/{name}/cancel", headers=key)
+    taken_s = sum(_seconds_of(prompt, t.output_tokens) for (prompt, _, _), t in busy)
+    firsts = [(a.first_s, b.first_s) for (_, a), (_, b) in zip(quiet, busy, strict=True)]
+    low, high = _interval(firsts)
+    return {
+        "idle_used_share": (spent_s - taken_s) / (full * took_s - taken_s),
+        "interactive_ttft_p99_ratio": _p99_ratio(firsts),
+        "interactive_ttft_p99_ratio_low": low,
+        "interactive_ttft_p99_ratio_high": high,
+        "interactive_ttft_p99_ms": load.percentile([a for a, _ in firsts], 0.99) * 1e3,
+        "interactive_requests": len(firsts),
+        "evicted": len(evicted),
+        "evicted_ms_p50": load.percentile(evicted, 0.5),
+        "evicted_ms_p99": load.percentile(evicted, 0.99),
+    }
+
+
+Asked = tuple[tuple[int, int, float], Told]
+
+
+async def _interactive(place: Site, seconds: float) -> list[Asked]:
+    """Poisson arrivals; the same requests at the same times whenever it is called."""
+    askers = Askers(place.door.port)
+    dice = random.Random(3)
+    wanted = []
+    due_s = 0.0
+    while due_s < seconds:
+        due_s += dice.expovariate(RATE_PER_S * ENGINES)
+        wanted.append((*CONVERSATION.draw(dice), due_s))
+    began_s = time.monotonic()
+    tasks = []
+    for prompt, output, at_s in wanted:
+        asked = message(place.door.port, place.keys["boss"], _text(prompt), output, stream=True)
+        await asyncio.sleep(max(0.0, began_s + at_s - time.monotonic()))
+        tasks.append(asyncio.create_task(askers.ask(asked)))
+    told = await asyncio.gather(*tasks)
+    askers.close()
+    return list(zip(wanted, told, strict=True))
+
+
+def _text(tokens: int) -> str:
+    """A prompt of so many tokens that begins like no other: all of it has to be read."""
+    return f"{random.getrandbits(64):016x}" + "four" * max(0, tokens - 4)
+
+
+def _seconds_of(prompt: float, output: float) -> float:
+    """Of an engine's time, what these tokens take."""
+    return Profile().per_token_s * (prompt + output)
+
+
+def _work_s(place: Site) -> float:
+    return _seconds_of(
+        place.counters("prompt_tokens_total"), place.counters("generation_tokens_total")
+    )
+
+
+def _work_rate(place: Site, seconds: float) -> float:
+    before, from_s = _work_s(place), time.monotonic()
+    time.sleep(seconds)
+    return (_work_s(place) - before) / (time.monotonic() - from_s)
+
+
+def _p99_ratio(firsts: list[tuple[float, float]]) -> float:
+    alone, beside = zip(*firsts, strict=True)
+    return load.percentile(list(beside), 0.99) / load.percentile(list(alone), 0.99)
+
+
+def _interval(firsts: list[tuple[float, float]]) -> tuple[float, float]:
+    """Where the ratio lies with 90 %, by drawing pairs of the same request again and again."""
+    dice = random.Random(5)
+    ratios = sorted(_p99_ratio(dice.choices(firsts, k=len(firsts))) for _ in range(DRAWS))
+    return ratios[DRAWS // 20], ratios[-1 - DRAWS // 20]
+
+
+async def _evictions_ms(place: Site) -> list[float]:
+    """From bursts that need places of the batch's to each cancellation at an engine."""
+    askers = Askers(place.door.port)
+    asked = message(place.door.port, place.keys["boss"], "quick", 20, stream=True)
+    times = []
+    for _ in range(BURSTS):
+        began_s = time.monotonic()
+        told = await asyncio.gather(*(askers.ask(asked) for _ in range(BURST * ENGINES)))
+        over_s = max(t.ended_s for t in told)
+        aborts = await asyncio.to_thread(place.aborts)
+        times += [(at_s - began_s) * 1e3 for _, at_s in aborts if began_s <= at_s <= over_s]
+        await asyncio.sleep(1.0)
+    askers.close()
+    return times
+
+
+def _start_batch(place: Site) -> str:
+    dice = random.Random(4)
+    rows = []
+    for number in range(LINES):
+        prompt, output = LINE.draw(dice)
+        messages = [{"role": "user", "content": _text(prompt)}]
+        body = {"model": MODEL, "messages": messages, "max_tokens": output}
+        line = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions"}
+        rows.append(json.dumps({**line, "body": body}).encode())
+    edge = "headgate-bench"
+    form = (
+        f'--{edge}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f'--{edge}\r\ncontent-disposition: form-data; name="file"; filename="lines.jsonl"\r\n'
+        f"content-type: application/jsonl\r\n\r\n"
+    ).encode()
+    form += b"\n".join(rows) + f"\r\n--{edge}--\r\n".encode()
+    key = {"authorization": f"Bearer {place.keys['night']}"}
+    post = partial(http_call, place.door.port, "POST")
+    kind = {"content-type": f"multipart/form-data; boundary={edge}"}
+    file = json.loads(post("/v1/files", form, key | kind))
+    fields = {
+        "input_file_id": file["id"],
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    kind = {"content-type": "application/json"}
+    made = json.loads(post("/v1/batches", json.dumps(fields).encode(), key | kind))
+    return str(made["id"])
