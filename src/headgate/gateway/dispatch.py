@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 PACE_S = 0.25  # how often caps follow the engines' measured pace
 LEARNT = 0.05  # weight of the latest in the mean time at an engine
+DRAIN_LEARNT_S = 5.0  # over which the rate of a level's queue is learnt
+DRAIN_MIN_PER_S = 0.01
+BACK_MIN_S = 1.0  # to come back after a refusal
+BACK_MAX_S = 600.0
 PROBE_S = 1.0
 DOWN_AFTER = 3  # failed probes; a refused connection counts at once
 NO_ENGINE_PATIENCE_S = 10.0
@@ -32,12 +36,30 @@ class ModelRun:
         self.queue: OrderedQueue[Exchange] = OrderedQueue(levels)
         self.prefixes = Prefixes() if len(engines) > 1 else None
         self.service_s = 0.0  # mean time at an engine, of late; 0 until one is done
+        self.drained = [0] * levels  # taken from each level's queue since the last look
+        self.drain_per_s = [0.0] * levels  # and how many a second, of late
         self.created_s = 0
 
     def wait_s(self, ahead: int) -> float:
         """How long until so many that wait have begun, by Little's law; 0 if nothing is known."""
         running = sum(engine.in_flight for engine in self.engines)
         return ahead * self.service_s / running if running else 0.0
+
+    def back_s(self, level: int, ahead: int) -> float:
+        """How long until what waits ahead at a level has begun, at the rate it is served now.
+
+        Capacity goes to the levels above first, so what this level is given of late says more
+        than what the engines do in all; nothing is said while it is given nothing.
+        """
+        rate_per_s = self.drain_per_s[level]
+        return ahead / rate_per_s if rate_per_s > DRAIN_MIN_PER_S else 0.0
+
+    def look_at_drain(self, span_s: float) -> None:
+        """Learn how fast each level's queue is served."""
+        weight = min(1.0, span_s / DRAIN_LEARNT_S)
+        for level, taken in enumerate(self.drained):
+            self.drain_per_s[level] += weight * (taken / span_s - self.drain_per_s[level])
+            self.drained[level] = 0
 
     def learn(self, took_s: float) -> None:
         """Take one more time at an engine into the mean."""
@@ -118,8 +140,7 @@ class Dispatcher:
                 f"No engine for {lane.model.name} is up.",
                 retry_after_s=5.0,
             )
-        wait_s = self.door.prices.retry_after_s(lane.class_name, self.door.loop.time())
-        wait_s = max(wait_s, self._wait_s(exchange) - lane.patience_s, 1.0)
+        wait_s = self._back_s(exchange)
         return Problem(
             429,
             "engine_overloaded",
@@ -127,10 +148,6 @@ class Dispatcher:
             f"try again in {wait_s:.0f} s.",
             retry_after_s=wait_s,
         )
-
-    def drain_s(self) -> float:
-        """How long the longest queue would take to empty at the present rate."""
-        return max((m.wait_s(m.queue.waiting) for m in self.models.values()), default=0.0)
 
     def pump(self, engine: Engine) -> None:
         """Fill an engine's free slots from the queues of its models, highest level first."""
@@ -146,6 +163,7 @@ class Dispatcher:
             if full and not (self._may_evict(level) and self._evict_at(engine)):
                 return
             exchange = model.queue.pop(level)
+            model.drained[level] += 1
             self._take(exchange, engine)
 
     def pump_all(self) -> None:
@@ -168,14 +186,17 @@ class Dispatcher:
         up = [e for e in engines if not e.down and e is not exchange.engine]
         if not up:  # the engine that has just failed this request is the only one left
             up = [e for e in engines if not e.down]
-        if lane.level == self.batch_level:
+        batch = lane.level == self.batch_level
+        if batch:
             up = [e for e in up if not self._must_batch_wait(e)]
         assert model.prefixes is not None
         cached = model.prefixes.held(exchange, up)
         chosen = pick(
             [e.in_flight for e in up],
             [int(e.rooms[lane.level]) for e in up],
-            [e.outstanding_tokens for e in up],
+            # Batch work counts for batch work alone: it gives way to all others, and differs more
+            # from engine to engine than the one prompt that others must not be put behind.
+            [e.outstanding_tokens if batch else e.outstanding_tokens - e.batch_tokens for e in up],
             [e.terms.speed for e in up],
             cached,
             exchange.est_input,
@@ -187,8 +208,9 @@ class Dispatcher:
         engine.outstanding_tokens += exchange.est_input + exchange.est_output
         exchange.slot = True
         lane = exchange.lane
-        if lane.level == self.batch_level:
+        if exchange.order:
             engine.batch[exchange] = None
+            engine.batch_tokens += exchange.est_input + exchange.est_output
             engine.batch_begins(exchange.est_input, monotonic())
         if lane.model.prefixes is not None:
             lane.model.prefixes.note(exchange, engine)
@@ -208,7 +230,8 @@ class Dispatcher:
         if exchange.streams:
             engine.streams -= 1
             exchange.streams = False
-        if engine.batch:
+        if exchange.order:
+            engine.batch_tokens -= exchange.est_input + exchange.est_output
             engine.batch.pop(exchange, None)
 
     def _queue(self, exchange: Exchange) -> None:
@@ -247,6 +270,14 @@ class Dispatcher:
         ahead = sum(len(ring) for ring in rings[: lane.level])
         ahead += rings[lane.level].ahead_of(lane.tenant)
         return model.wait_s(ahead)
+
+    def _back_s(self, exchange: Exchange) -> float:
+        """When a refused request would find so short a queue that its patience is enough."""
+        lane = exchange.lane
+        model = lane.model
+        ahead = model.queue.rings[lane.level].ahead_of(lane.tenant)
+        wait_s = max(model.back_s(lane.level, ahead), self._wait_s(exchange))
+        return min(max(wait_s - lane.patience_s, BACK_MIN_S), BACK_MAX_S)
 
     def _next_model(self, engine: Engine) -> tuple[ModelRun | None, int]:
         best: ModelRun | None = None
@@ -313,6 +344,8 @@ class Dispatcher:
             for engine in self.engines.values():
                 self._hold_batch_back(engine)
                 self._follow_pace(engine, now_s - last_s)
+            for model in self.models.values():
+                model.look_at_drain(now_s - last_s)
             last_s = now_s
             self.pump_all()
 

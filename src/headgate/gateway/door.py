@@ -27,7 +27,7 @@ from headgate.gateway.exchange import OVER, Exchange
 from headgate.gateway.front import LARGE_BODY, Front, Head
 from headgate.gateway.known import Known
 from headgate.gateway.lanes import Lane
-from headgate.gateway.ports import Accounts, Limits, Meter, Prices
+from headgate.gateway.ports import Accounts, Limits, Meter
 from headgate.gateway.wheel import Wheel
 from headgate.ledger.accounts import Account, Refusal, Tenant
 from headgate.ledger.prices import FREE, Tariff, price_nano
@@ -70,7 +70,6 @@ class Door:
         self.meter = meter
         self.metrics = metrics.Metrics()
         self.dispatcher = Dispatcher(self)
-        self.prices: Prices = DrainPrices(self.dispatcher)
         self.fronts: set[Front] = set()
         self.heads: Known[Head] = Known()
         self.lanes: dict[tuple[str, str, bytes, str | None, bool], Lane] = {}
@@ -724,13 +723,3 @@ def fetch_metrics(path: str) -> bytes:
         while part := sock.recv(65_536):
             parts.append(part)
     return b"".join(parts).partition(b"\r\n\r\n")[2]
-
-
-class DrainPrices:
-    """Until there is a price path: come back when the queue will have drained."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-
-    def retry_after_s(self, class_: str, now_s: float) -> float:
-        return self._dispatcher.drain_s()

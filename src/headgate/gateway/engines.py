@@ -32,6 +32,7 @@ class Engine:
         self.loop = loop
         self.in_flight = 0
         self.outstanding_tokens = 0.0
+        self.batch_tokens = 0.0  # of these, what batch work is to take
         self.idle: list[Link] = []
         self.heads: Known[bytes] = Known()  # of its good answers; the content-type is what matters
         self.links: set[Link] = set()

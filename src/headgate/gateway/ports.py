@@ -93,11 +93,3 @@ class Meter(Protocol):
     def record(self, usage: UsageRecord, durable: Callable[[], None] | None = None) -> None:
         """Write the request's one record; `durable` is called on the loop after the commit."""
         ...
-
-
-class Prices(Protocol):
-    """What the price path says about waiting."""
-
-    def retry_after_s(self, class_: str, now_s: float) -> float:
-        """When work of this class is worth offering again, in seconds from now."""
-        ...

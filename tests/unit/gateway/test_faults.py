@@ -13,6 +13,7 @@ def nothing_leaked(h):
     for engine in h.door.dispatcher.engines.values():
         assert engine.in_flight == 0
         assert engine.outstanding_tokens == 0
+        assert engine.batch_tokens == 0
         assert engine.streams == 0
         assert not engine.batch
     assert all(m.queue.waiting == 0 for m in h.door.dispatcher.models.values())

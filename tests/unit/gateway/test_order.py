@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import msgspec
 from tests.house import chat, house, request_for, run
 
 from headgate.gateway.emulate import Profile
@@ -124,6 +125,47 @@ def test_patience_ends_in_429_with_a_time_to_come_back():
             writer.close()
             records = await h.settled(2)
             assert sorted(r.outcome for r in records) == ["left", "refused"]
+
+    run(story)
+
+
+def test_a_refusal_says_when_its_own_level_will_have_room_not_when_the_house_is_empty():
+    async def story():
+        config = TWO_CLASSES.replace("engine_share", "patience_s=2.0\nengine_share")
+        async with house(config, engine_terms=ONE_AT_A_TIME, tenants=HIGH_AND_LOW) as h:
+            model = h.door.dispatcher.models["m"]
+            model.terms = msgspec.structs.replace(model.terms, queue_max=3)
+            _, writer = await h.send(request_for(**chat(max_tokens=5000, stream=True)))
+            await asyncio.sleep(0.05)
+            waiting = [await h.send(request_for(**chat(max_tokens=1))) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            level = next(n for n, ring in enumerate(model.queue.rings) if len(ring))
+            # Of late the low class was given one slot in four seconds, the high one two a second.
+            model.look_at_drain = lambda span_s: None
+            model.drain_per_s = [2.0] * len(model.drain_per_s)
+            model.drain_per_s[level] = 0.25
+            low = await h.ask(key=LOW, **chat(max_tokens=1))
+            high = await h.ask(key=HIGH, **chat(max_tokens=1))
+            assert (low.status, high.status) == (429, 429)
+            assert int(low.headers["retry-after"]) == 10  # three in twelve seconds, less patience
+            assert int(high.headers["retry-after"]) == 1
+            for _, one in (*waiting, (None, writer)):
+                one.close()
+
+    run(story)
+
+
+def test_the_rate_of_a_queue_is_learnt_from_what_was_taken_from_it():
+    async def story():
+        async with house(engine_terms=ONE_AT_A_TIME) as h:
+            model = h.door.dispatcher.models["m"]
+            assert model.back_s(0, 10) == 0.0  # nothing is known
+            await asyncio.gather(*(h.ask(**chat(max_tokens=1)) for _ in range(20)))
+            assert sum(model.drained) + sum(model.drain_per_s) > 0
+            for _ in range(100):
+                model.drained[0] = 2
+                model.look_at_drain(0.25)
+            assert abs(model.back_s(0, 40) - 5.0) < 0.1
 
     run(story)
 
@@ -280,6 +322,29 @@ def test_requests_with_one_beginning_go_to_the_engine_that_has_it():
                 engines.setdefault(number % 4, set()).add(record.engine)
             assert all(len(used) == 1 for used in engines.values())
             assert sum(r.cached_tokens for r in h.meter.records[4:]) > 0
+
+    run(story)
+
+
+def test_where_batch_work_lies_does_not_draw_or_drive_away_others():
+    async def story():
+        async with house(engines=2) as h:
+            h.door.secret = b"inside"
+            engines = list(h.door.dispatcher.engines.values())
+            long = chat(max_tokens=3000)
+            lines = [asyncio.create_task(h.raw(batch_line(n, **long))) for n in range(2)]
+            await asyncio.sleep(0.1)
+            assert [len(e.batch) for e in engines] == [1, 1]
+            engines[0].outstanding_tokens += 500  # a little more batch work there
+            engines[0].batch_tokens += 500
+            engines[1].outstanding_tokens += 100  # and somebody's prompt here
+            assert (await h.ask(**chat(max_tokens=1))).status == 200
+            assert [r.engine for r in h.meter.records] == ["e0"]
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
+            await h.settled(3)
+            assert [e.batch_tokens for e in engines] == [500, 0]
 
     run(story)
 
