@@ -1,12 +1,13 @@
 """`headgate serve` and `headgate engine`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from headgate.core.errors import InputError
 
-WEB = "the web parts are not installed; install headgate[gateway]"
+WEB = ("httptools", "multipart", "starlette", "uvicorn", "uvloop")
 
 
 @click.command()
@@ -19,13 +20,12 @@ def serve(config: Path | None, port: int | None, workers: int | None) -> None:
     With no CONFIG.toml it serves an emulated engine, with state in ./headgate-state, and prints a
     curl command that works.
     """
+    _need_web("serve")
     from headgate.gateway import compiled
 
     compiled.use()
-    try:
-        from headgate.gateway.serve import run
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is missing: {WEB}.") from None
+    from headgate.gateway.serve import run
+
     run(config, port, workers)
 
 
@@ -62,10 +62,9 @@ def emulate(
     A step of n tokens over s cached ones takes base + n x token + s x kv-token. It schedules by
     the request's `priority`, counts tokens, and has vLLM's /metrics.
     """
-    try:
-        from headgate.gateway.emulate import Profile, run_at
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is missing: {WEB}.") from None
+    _need_web("engine emulate")
+    from headgate.gateway.emulate import Profile, run_at
+
     for name, value in (("base-ms", base_ms), ("token-us", token_us), ("kv-token-ns", kv_token_ns)):
         if not 0.0 <= value < 1e9:
             raise InputError(f"--{name} is {value}; give 0 or more.")
@@ -78,3 +77,13 @@ def emulate(
         step_tokens_max=step_tokens,
     )
     run_at(host, port, profile, model)
+
+
+def _need_web(command: str) -> None:
+    for name in WEB:
+        if find_spec(name) is None:
+            raise InputError(
+                f"{name} is missing: headgate {command} needs the extra `gateway`; "
+                f"`pip install 'headgate[gateway]'`, or in a clone "
+                f"`uv run --extra gateway headgate {command}`."
+            )

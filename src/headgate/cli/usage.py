@@ -43,7 +43,8 @@ def usage(
         click.echo(f"DOES NOT CLOSE: kept sums differ on {', '.join(open_days)}.", err=True)
         sys.exit(1)
     if not as_json:
-        click.echo(f"Closes: {whole.requests:,} records add up to the kept sums, to the unit.")
+        records = "1 record adds" if whole.requests == 1 else f"{whole.requests:,} records add"
+        click.echo(f"Closes: {records} up to the kept sums, to the unit.")
 
 
 def _difference(store: Usage, tenant: str, first_day: int, last_day: int) -> list[str]:

@@ -1,5 +1,6 @@
 """A lane: one key's way to one model, at one endpoint and tier, worked out once and kept."""
 
+import re
 from typing import TYPE_CHECKING
 
 from headgate.gateway.asks import Ask, extended
@@ -17,6 +18,9 @@ Facts = tuple[str, str, str, str, str, str]
 
 NAMES_TIER = frozenset((b"/v1/chat/completions", b"/v1/responses"))
 TAKES_STREAM_OPTIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+
+# The one header of a client that an engine is told, and only in the form that the standard gives.
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 USAGE = b'{"include_usage":true}'
 USAGE_ALWAYS = b'{"include_usage":true,"continuous_usage_stats":true}'
@@ -122,7 +126,9 @@ class Lane:
         if exchange.trace is not None:
             trace = f"\r\ntraceparent: {exchange.trace.header()}"
         elif b"traceparent" in exchange.headers:
-            trace = f"\r\ntraceparent: {exchange.headers[b'traceparent'].decode('latin-1')}"
+            parent = exchange.headers[b"traceparent"]
+            if TRACEPARENT.fullmatch(parent):
+                trace = f"\r\ntraceparent: {parent.decode('latin-1')}"
         head = f"{form.line}{exchange.id}{trace}\r\ncontent-length: {len(body)}\r\n\r\n"
         return head.encode("latin-1") + body
 

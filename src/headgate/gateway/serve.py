@@ -60,7 +60,8 @@ def run(path: Path | None, port: int | None, workers: int | None) -> None:
     config = msgspec.structs.replace(config, server=server, admin=admin)
     os.environ["HEADGATE_INTERNAL"] = secrets.token_hex(24)
     plan = Plan(config, path, server.port, os.pipe())
-    Path(config.state.folder).mkdir(parents=True, exist_ok=True)
+    # Batches lie here with their prompts: nobody else's to read.
+    Path(config.state.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     key = prepare(config)
     _Family(plan, emulator, held, key).live()
 

@@ -160,6 +160,8 @@ def test_neither_prompts_nor_keys_nor_answers_are_written_down(tmp_path):
             with urllib.request.urlopen(f"{door.url}/metrics", timeout=5) as page:
                 pages = [page.read()]
         pages += [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+        # Files of batches hold prompts: they lie where nobody else may look.
+        assert (tmp_path / "state").stat().st_mode & 0o077 == 0
     for page in pages:
         assert SECRET.encode() not in page
         assert key.encode() not in page

@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.house import KEY, answer_from, chat, house, run
 
+from headgate.gateway.emulate import Reply
+
 BODY = json.dumps(chat(max_tokens=1)).encode()
 AUTH = f"authorization: Bearer {KEY}\r\n".encode()
 
@@ -157,6 +159,30 @@ def test_a_body_of_two_hundred_kilobytes_passes_unchanged():
             assert seen[0]["messages"] == fields["messages"]
 
     run(story)
+
+
+def test_of_a_clients_headers_an_engine_hears_its_trace_alone_and_only_if_it_is_one():
+    trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    engine_head = []
+
+    async def story():
+        async with house() as h:
+            read = Reply.data_received
+
+            def look(self, data):
+                engine_head.append(data.partition(b"\r\n\r\n")[0])
+                read(self, data)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Reply, "data_received", look)
+                for said in (trace, b"00-x", trace + b"\tx-priority: 1", trace.upper()):
+                    more = b"traceparent: %b\r\ncookie: a=1\r\nx-priority: 9\r\n" % said
+                    assert (await h.raw(post(more + LENGTH))).status == 200
+
+    run(story)
+    assert [trace in head for head in engine_head] == [True, False, False, False]
+    assert not any(b"traceparent" in head for head in engine_head[1:])
+    assert not any(b"cookie" in head or b"x-priority" in head for head in engine_head)
 
 
 def test_an_offer_to_upgrade_is_ignored_and_the_request_served():
