@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from headgate.core.errors import InputError
 from headgate.gateway.bench import load
 from headgate.gateway.bench.asking import Askers, Told, message
 from headgate.gateway.bench.doors import MODEL
@@ -15,13 +16,17 @@ from headgate.gateway.bench.site import Site, http_call, run, site
 from headgate.gateway.bench.speed import Plan
 from headgate.gateway.emulate import Profile
 
-ENGINES = 6
+ENGINES = 8
 # The default profile, a dense 8B model on one A100, with places for 64 sequences.
-ENGINE = ("--sequences", "64")
+PLACES = 64
+ENGINE = ("--sequences", str(PLACES))
+FULL_SHARE = 0.85  # of the places; a batch may fill nine tenths
 RATE_PER_S = 4.0  # interactive requests an engine
 LINES = 30_000
+FULL_WITHIN_S = 60.0
 DRAWS = 400  # of the requests, for the interval
 BURSTS = 20
+BURST_GAP_S = 0.002
 BURST = 14  # requests an engine: a tenth of its places is free, so half of them need one
 
 
@@ -58,11 +63,12 @@ def batch(plan: Plan) -> dict[str, float]:
         tenants,
         engines=ENGINES,
         engine_options=ENGINE,
-        engine_terms="in_flight_max = 64",
+        engine_terms=f"in_flight_max = {PLACES}",
+        extra=f"[batch]\nparallel_max = {2 * PLACES * ENGINES}\n",
     ) as place:
         quiet = run(lambda: _interactive(place, seconds))
         name = _start_batch(place)
-        time.sleep(4.0)
+        _wait_until_full(place)
         full = _work_rate(place, 10.0)
         before, from_s = _work_s(place), time.monotonic()
         busy = run(lambda: _interactive(place, seconds))
@@ -119,6 +125,15 @@ def _seconds_of(prompt: float, output: float) -> float:
     return Profile().per_token_s * (prompt + output)
 
 
+def _wait_until_full(place: Site) -> None:
+    until_s = time.monotonic() + FULL_WITHIN_S
+    while place.counters("num_requests_running") < FULL_SHARE * PLACES * ENGINES:
+        if time.monotonic() > until_s:
+            raise InputError(f"the batch did not fill the engines within {FULL_WITHIN_S:.0f} s.")
+        time.sleep(0.5)
+    time.sleep(3.0)  # they were filled at once: let their requests come apart
+
+
 def _work_s(place: Site) -> float:
     return _seconds_of(
         place.counters("prompt_tokens_total"), place.counters("generation_tokens_total")
@@ -146,14 +161,21 @@ def _interval(firsts: list[tuple[float, float]]) -> tuple[float, float]:
 async def _evictions_ms(place: Site) -> list[float]:
     """From bursts that need places of the batch's to each cancellation at an engine."""
     askers = Askers(place.door.port)
-    asked = message(place.door.port, place.keys["boss"], "quick", 20, stream=True)
+    asked = message(place.door.port, place.keys["boss"], "quick", 100, stream=True)
     times = []
     for _ in range(BURSTS):
         began_s = time.monotonic()
-        told = await asyncio.gather(*(askers.ask(asked) for _ in range(BURST * ENGINES)))
+        tasks = []
+        for _ in range(BURST * ENGINES):
+            tasks.append(asyncio.create_task(askers.ask(asked)))
+            await asyncio.sleep(BURST_GAP_S)
+        told = await asyncio.gather(*tasks)
         over_s = max(t.ended_s for t in told)
         aborts = await asyncio.to_thread(place.aborts)
-        times += [(at_s - began_s) * 1e3 for _, at_s in aborts if began_s <= at_s <= over_s]
+        seen = sorted(at_s for _, at_s in aborts if began_s <= at_s <= over_s)
+        # Each of those that found no free place, the last ones, cost the batch one.
+        needing = sorted(t.began_s for t in told)[-len(seen) :] if seen else []
+        times += [(at_s - asked_s) * 1e3 for asked_s, at_s in zip(needing, seen, strict=True)]
         await asyncio.sleep(1.0)
     askers.close()
     return times

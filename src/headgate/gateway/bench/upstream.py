@@ -25,6 +25,10 @@ EVENT = (
 ) % MODEL.encode()
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 ENDLESS = 10_000_000
+PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(ANSWER),
+    ANSWER,
+)
 LAST = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
@@ -110,6 +114,9 @@ def listening_on(port: int) -> socket.socket:
     return sock
 
 
+PHASES = 10  # of a period: as ten engines that each take their steps at their own time
+
+
 def serve(port: int, rate_per_s: float) -> None:
     """Answer requests; to streams write one chunk each, `rate_per_s` times a second.
 
@@ -117,33 +124,46 @@ def serve(port: int, rate_per_s: float) -> None:
     request says in `max_tokens` how many chunks it wants.
     """
     loop = SocketLoop(listening_on(port))
-    streams: dict[int, int] = {}
+    phases: list[dict[int, int]] = [{} for _ in range(PHASES if rate_per_s else 1)]
     whole: dict[int, bytes] = {}
-    plain = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-        len(ANSWER),
-        ANSWER,
-    )
-    period_s = 1.0 / rate_per_s if rate_per_s else 0.0
+    tick_s = 1.0 / rate_per_s / PHASES if rate_per_s else 0.0
     due_s = time.perf_counter()
+    turn = 0
     while True:
-        now_s = time.perf_counter()
-        wait_s = max(0.0, due_s - now_s) if streams else 0.1
-        for number, data in loop.turn(wait_s):
-            if not data:
-                streams.pop(number, None)
-                whole.pop(number, None)
-                continue
-            request = whole.pop(number, b"") + data
-            if not _complete(request):
-                whole[number] = request
-            elif b'"stream":true' in request or b'"stream": true' in request:
-                loop.held[number].send(STREAM_HEAD)
-                streams[number] = _wanted(request)
-            else:
-                loop.held[number].send(plain)
-        if streams and time.perf_counter() >= due_s:
-            due_s = max(due_s + period_s, time.perf_counter() - period_s)
-            _write_all(loop, streams)
+        if not any(phases):
+            _take(loop.turn(0.1), loop, phases, whole)
+            due_s = time.perf_counter()
+            continue
+        wait_s = due_s - time.perf_counter()
+        if wait_s > 0.0:
+            time.sleep(wait_s)  # the poll's own timeout counts whole milliseconds
+        _take(loop.turn(0.0), loop, phases, whole)
+        _write_all(loop, phases[turn % len(phases)])
+        turn += 1
+        due_s = max(due_s + tick_s, time.perf_counter() - PHASES * tick_s)
+
+
+def _take(
+    came: list[tuple[int, bytes]],
+    loop: SocketLoop,
+    phases: list[dict[int, int]],
+    whole: dict[int, bytes],
+) -> None:
+    """Answer what is complete, or make a stream of it, in the phase with the fewest."""
+    for number, data in came:
+        if not data:
+            for phase in phases:
+                phase.pop(number, None)
+            whole.pop(number, None)
+            continue
+        request = whole.pop(number, b"") + data
+        if not _complete(request):
+            whole[number] = request
+        elif b'"stream":true' in request or b'"stream": true' in request:
+            loop.held[number].send(STREAM_HEAD)
+            min(phases, key=len)[number] = _wanted(request)
+        else:
+            loop.held[number].send(PLAIN)
 
 
 def _write_all(loop: SocketLoop, streams: dict[int, int]) -> None:
