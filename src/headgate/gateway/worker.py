@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,9 @@ from headgate.store.state import State, open_state
 
 BACKLOG = 4096
 MTIME_LOOK_S = 1.0
+# The thread that writes usage gets its turn within this time, however busy the loop is: what it
+# has not written yet is what a killed process loses.
+TURN_S = 0.001
 
 
 def work(config: settings.Config, path: Path | None, number: int, ready: int) -> None:
@@ -27,6 +31,7 @@ def work(config: settings.Config, path: Path | None, number: int, ready: int) ->
 
     A byte is written to the descriptor `ready` when clients may come.
     """
+    sys.setswitchinterval(TURN_S)
     uvloop.run(_serve(config, path, number, ready))
 
 

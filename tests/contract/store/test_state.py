@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import hmac
 import stat
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from headgate.store.accounts import StoreAccounts
 from headgate.store.database import StoreAway
 from headgate.store.open import open_database
 from headgate.store.state import State, open_state
-from headgate.store.tenants import Tenants, first_key
+from headgate.store.tenants import Tenants, digest_of, first_key
 from headgate.store.usage import Usage
 
 ACME = Tenant("acme", class_="maas")
@@ -51,6 +52,27 @@ def test_a_key_opens_the_door_until_it_is_revoked(url: str, tmp_path: Path) -> N
         # Another process revokes it; this one hears of it by itself.
         state.tenants.revoke_key(key.id)
         await until(lambda: state.accounts.lookup(secret) is None)
+        await state.stop()
+
+    asyncio.run(story())
+
+
+def test_what_lets_a_key_in_is_a_comparison_of_digests_in_constant_time(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        state = state_of(url, tmp_path)
+        await state.start()
+        await state.seed([ACME])
+        secret, _ = state.tenants.add_key("acme")
+        assert await state.accounts.find(secret) is not None
+        compared = []
+        equal = hmac.compare_digest
+        monkeypatch.setattr(hmac, "compare_digest", lambda *both: compared.append(both) or False)
+        assert state.accounts.lookup(secret) is None
+        monkeypatch.setattr(hmac, "compare_digest", equal)
+        assert compared == [(digest_of(secret), digest_of(secret))]
+        assert secret.encode() not in b"".join(compared[0])
         await state.stop()
 
     asyncio.run(story())

@@ -80,7 +80,7 @@ def batch(plan: Plan) -> dict[str, float]:
     firsts = [(a.first_s, b.first_s) for (_, a), (_, b) in zip(quiet, busy, strict=True)]
     low, high = _interval(firsts)
     return {
-        "idle_used_share": (spent_s - taken_s) / (full * took_s - taken_s),
+        "idle_used_share": (spent_s - taken_s) / (full * (took_s - taken_s / ENGINES)),
         "interactive_ttft_p99_ratio": _p99_ratio(firsts),
         "interactive_ttft_p99_ratio_low": low,
         "interactive_ttft_p99_ratio_high": high,
