@@ -10,8 +10,8 @@ from headgate.store.spool import Durable, Writer
 
 GATHER_S = 0.001
 # A thread's waking costs more than an entry: under load there are fewer, larger groups. A killed
-# process loses what it had not handed over.
-GATHER_BUSY_S = 0.005
+# process loses what it had not handed over, and a busy loop's turn, of 5 ms or so, comes on top.
+GATHER_BUSY_S = 0.002
 BUSY = 20  # entries in a group
 
 
