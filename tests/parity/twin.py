@@ -42,6 +42,7 @@ class Work:
     running_s: float = 0.0
     kept_pool: int = -1  # where nodes are reserved for it
     empties: bool = False  # they are kept empty; else somebody was asked to go
+    searched_s: float = -FOREVER  # when who keeps them looked for victims in vain
 
 
 @dataclass(eq=False)
@@ -301,8 +302,8 @@ class Twin:
         """A waiting work goes for good."""
         if work in self.claimants:
             self._let_nodes_go(work)
-            for lane in self.lanes.values():
-                lane.searched_s = -FOREVER
+            for looking in (*self.lanes.values(), *self.claimants):
+                looking.searched_s = -FOREVER
             return
         lane = self.lanes[work.lane]
         was_head = lane.works[0] is work
@@ -493,14 +494,14 @@ class Twin:
         return self._take_back(work) or (self.reserve_after_s >= 0.0 and self._keep_nodes(work))
 
     def _take_back(self, work: Work) -> bool:
-        lane = self.lanes[work.lane]
         if not (self.by_levels or self.by_guarantees):
             return False
-        if self.now_s - lane.searched_s < SEARCH_AGAIN_S:
+        looking = work if work.empties else self.lanes[work.lane]
+        if self.now_s - looking.searched_s < SEARCH_AGAIN_S:
             return False
         found = self._find_victims(work)
         if found is None:
-            lane.searched_s = self.now_s
+            looking.searched_s = self.now_s
             return False
         p, nodes, victims = found
         inside = self._inside(work, p)
@@ -694,7 +695,7 @@ class Twin:
             good = max(choices, key=lambda nodes: sum(node.free for node in nodes))
             self.lanes[work.lane].works.remove(work)
             self._step_aside(work, p, good)
-            work.empties = True
+            work.empties, work.searched_s = True, self.lanes[work.lane].searched_s
             return True
         return False
 

@@ -203,7 +203,8 @@ class Machine:
     def plan_now(self) -> list[Wish]:
         """Plan and decide as at the close of a window, though none has closed."""
         self.ground.wishes = []
-        self.ground.tables.lanes["searched_s"] = -np.inf  # what is new may open what was closed
+        for table in (self.ground.tables.lanes, self.ground.tables.pools):
+            table["searched_s"] = -np.inf  # what is new may open what was closed
         if self.prices is not None:
             self.prices.planned_s = -np.inf
         if self.fleet.services:

@@ -125,17 +125,43 @@ def find_victims(t: Columns, row: int, now_s: float) -> tuple[int, int, int]:
 
 
 @inner
+def keeps(t: Columns, row: int) -> bool:
+    """Whether nodes are kept empty for the work."""
+    work = t.works[row]
+    return work.reserved > 0 and t.pools[work.reserved_pool].reserved_by == row
+
+
+@inner
+def searched_s(t: Columns, row: int) -> float:
+    """When a search for victims last failed: for who keeps nodes his own, else his lane's. Were
+    it one time for both, the head of the lane could look first every time, and the keeper never.
+    """
+    work = t.works[row]
+    return (
+        t.pools[work.reserved_pool].searched_s if keeps(t, row) else t.lanes[work.lane].searched_s
+    )
+
+
+@inner
+def note_search(t: Columns, row: int, now_s: float) -> None:
+    """Note that a search for victims has just failed."""
+    if keeps(t, row):
+        t.pools[t.works[row].reserved_pool].searched_s = now_s
+    else:
+        t.lanes[t.works[row].lane].searched_s = now_s
+
+
+@inner
 def take_back(t: Columns, row: int, now_s: float) -> bool:
     """Reserve the cheapest nodes for the work and wish stopped whoever is on them; False when
     none will do, or when it is too soon to look again."""
-    lane = t.lanes[t.works[row].lane]
     if t.flags[k.USE_LEVELS] + t.flags[k.USE_GUARANTEES] == 0:
         return False
-    if now_s - lane.searched_s < SEARCH_AGAIN_S:
+    if now_s - searched_s(t, row) < SEARCH_AGAIN_S:
         return False
     p, n_picked, found = find_victims(t, row, now_s)
     if p < 0:
-        lane.searched_s = now_s
+        note_search(t, row, now_s)
         return False
     inside = within_guarantee(t, t.works[row], p, t.shapes[t.works[row].shape, p, k.GPUS])
     rule = k.RECLAIM_GUARANTEE if inside else k.RECLAIM_ORDER
@@ -223,6 +249,7 @@ def keep_nodes(t: Columns, row: int, now_s: float) -> bool:
         reserve_picked(t, wanted, row, p)
         work.rule = k.HELD_FOR_LARGE_GANG
         t.pools[p].reserved_by = row
+        t.pools[p].searched_s = t.lanes[work.lane].searched_s  # it was he who looked
         return True
     return False
 
@@ -248,7 +275,7 @@ def serve_claimant(t: Columns, row: int, now_s: float) -> None:
     kept = t.works[row].reserved_pool
     if not may_start(t, row, kept):
         give_up_claim(t, row, now_s)
-    elif t.pools[kept].reserved_by != row:
+    elif not keeps(t, row):
         t.works[row].rule = k.WAITS_FOR_RECLAIM
     elif not take_back(t, row, now_s):
         t.works[row].rule = k.HELD_FOR_LARGE_GANG
@@ -258,8 +285,8 @@ def serve_claimant(t: Columns, row: int, now_s: float) -> None:
 def claim_nodes(t: Columns, row: int, now_s: float) -> bool:
     """Reserve nodes for the head of a lane: by taking back what it is owed, or by keeping nodes
     empty. False when neither can be done now."""
-    keeps = t.flags[k.RESERVE_AFTER_S] >= 0.0
-    if take_back(t, row, now_s) or (keeps and keep_nodes(t, row, now_s)):
+    keeping = t.flags[k.RESERVE_AFTER_S] >= 0.0
+    if take_back(t, row, now_s) or (keeping and keep_nodes(t, row, now_s)):
         step_aside(t, row)
         return True
     return False

@@ -176,6 +176,7 @@ POOL = np.dtype(
         ("domains", np.int32),
         ("domain_nodes", np.int32),  # of each domain but the last, which may have fewer
         ("reserved_by", np.int32),  # the gang that nodes are kept empty for, or -1
+        ("searched_s", np.float64),  # when that gang's search for victims last failed
         ("asked", np.int64),  # the last pass in which another would have had nodes kept
         ("up", np.int64),  # accelerators on nodes that are up
         ("down", np.int64),

@@ -114,9 +114,11 @@ def line_up(t: Columns, row: int) -> None:
 
 @inner
 def search_again(t: Columns) -> None:
-    """Let every lane search for victims at once: nodes have come open that it could not have."""
+    """Let everybody search for victims at once: nodes have come open that he could not have."""
     for i in range(t.meta[k.N_LANES]):
         t.lanes[i].searched_s = -np.inf
+    for p in range(len(t.pools)):
+        t.pools[p].searched_s = -np.inf
 
 
 @inner

@@ -178,6 +178,11 @@ def test_a_class_holds_no_more_than_its_cap() -> None:
     assert pool.state(pool.submit("a", 8)) == k.STARTING
 
 
+def kept_by(pool: Small, row: int) -> list[int]:
+    """The nodes kept for a work."""
+    return np.flatnonzero(pool.machine.ground.tables.nodes["reserved"] == row).tolist()
+
+
 def kept_for_a_low_gang() -> tuple[Small, int]:
     """Both nodes of a pool kept empty for a gang of class c; one is empty by now."""
     pool = Small(2, rules(3, reserve_after_s=600.0))
@@ -255,6 +260,28 @@ def test_who_keeps_nodes_goes_on_looking_for_victims() -> None:
     pool.tell(WindowClosed(pool.now_s, 60.0, ()))
     assert sorted(pool.told_to_stop()) == [first, second]
     assert pool.rule(wide) == k.WAITS_FOR_RECLAIM
+
+
+def test_who_keeps_nodes_is_not_kept_from_looking_by_one_who_looks_first() -> None:
+    pool = Small(3, rules(3, reserve_after_s=600.0))
+    first, second = pool.run("a", 8), pool.run("a", 8)
+    pool.run("a", 8)
+    keeper = pool.submit("b", 16)
+    pool.now_s = 600.0
+    pool.tell(WindowClosed(pool.now_s, 60.0, ()))
+    assert pool.rule(keeper) == k.HELD_FOR_LARGE_GANG
+    # Another of its lane, tried before it and as often in vain: there is no second pair of nodes.
+    rival, ground = pool.submit("b", 16), pool.machine.ground
+    ground.move(rival, Rank(1, -1.0), fill=False, mode=0)
+    for pool.now_s in (660.0, 720.0):
+        pool.tell(WindowClosed(pool.now_s, 60.0, ()))
+    for row in (first, second):
+        ground.move(row, Rank(2, 0.0), fill=False, mode=0)
+    kept = [row for row in (first, second) if pool.nodes_of(row)[0] in kept_by(pool, keeper)]
+    for pool.now_s in (780.0, 840.0):
+        pool.tell(WindowClosed(pool.now_s, 60.0, ()))
+        kept = [row for row in kept if row not in pool.told_to_stop()]
+    assert kept == []
 
 
 def test_a_work_larger_than_its_classs_guarantee_does_not_shield_it() -> None:
