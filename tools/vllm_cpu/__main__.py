@@ -58,15 +58,17 @@ def stop() -> None:
 
 @vllm_cpu.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--hidden", default=128, show_default=True, help="Width of the model.")
+@click.option("--hidden", default=256, show_default=True, help="Width of the model.")
 @click.option("--layers", default=2, show_default=True, help="Depth of the model.")
 @click.option("--kv-blocks", type=int, help="Blocks of KV memory; few make it preempt.")
-@click.option("--batch-cap", default=64, show_default=True, help="Sequences in a step.")
-@click.option("--chunk", default=2048, show_default=True, help="Tokens in a step.")
-@click.option("--requests", default=150, show_default=True, help="Requests at each load level.")
+@click.option("--batch-cap", default=32, show_default=True, help="Sequences in a step.")
+@click.option("--chunk", default=512, show_default=True, help="Tokens in a step.")
+@click.option("--max-model-len", default=1024, show_default=True, help="Longest request.")
+@click.option("--requests", default=80, show_default=True, help="Requests of a level's round.")
+@click.option("--rounds", default=3, show_default=True, help="How often each level is played.")
 @click.option(
     "--loads",
-    default="0.3,0.5,0.7,0.9",
+    default="0.3,0.45,0.6,0.75",
     show_default=True,
     help="Load levels, as shares of the measured capacity.",
 )
@@ -78,16 +80,23 @@ def record(
     kv_blocks: int | None,
     batch_cap: int,
     chunk: int,
+    max_model_len: int,
     requests: int,
+    rounds: int,
     loads: str,
     seed: int,
 ) -> None:
     """Record a designed grid of steps and several load levels into FOLDER."""
     setup = server.Setup(
-        hidden=hidden, layers=layers, kv_blocks=kv_blocks, batch_cap=batch_cap, chunk=chunk
+        hidden=hidden,
+        layers=layers,
+        kv_blocks=kv_blocks,
+        batch_cap=batch_cap,
+        chunk=chunk,
+        max_model_len=max_model_len,
     )
     levels = [float(load) for load in loads.split(",")]
-    recording.record(folder, setup, levels, requests, seed)
+    recording.record(folder, setup, levels, requests, seed, rounds)
     click.echo(f"{folder}: {sum(1 for _ in folder.rglob('*'))} files")
 
 

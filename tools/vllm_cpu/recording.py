@@ -20,39 +20,72 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tools.vllm_cpu.cores import apart, this_process_on
 from tools.vllm_cpu.load import Call, Seen, drive, poisson
 from tools.vllm_cpu.server import Setup, VllmCpu
 
 Row = dict[str, Any]
 
 GRID_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-GRID_CONTEXTS = (32, 256, 1024, 1800)
+GRID_CONTEXTS = (32, 256, 768, 1800)
 GRID_CHUNKS = (16, 64, 128, 256, 512, 1024, 2000)
 GRID_STEPS = 24  # decode steps in each cell: enough for a median
 BURST = 2  # batches' worth of requests at once, to see what the engine can do
 
 
-def record(folder: Path, setup: Setup, loads: list[float], requests: int, seed: int) -> None:
-    """Start an engine of this setup, record it into `folder`, and stop it."""
+def record(
+    folder: Path, setup: Setup, loads: list[float], requests: int, seed: int, rounds: int = 1
+) -> None:
+    """Start an engine of this setup, record it into `folder`, and stop it.
+
+    Each round plays the same `requests` of every level once more, one level after the other: what
+    the machine does meanwhile is shared by all levels, and how far the rounds of one level lie
+    apart is the recording's own noise.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    cores = apart()
     with tempfile.TemporaryDirectory() as scratch:
         log = Log(Path(scratch) / "steps.jsonl")
-        with VllmCpu(setup, log=folder / "vllm.log", steps=log.path) as engine:
+        with (
+            VllmCpu(setup, log=folder / "vllm.log", steps=log.path, cores=cores) as engine,
+            this_process_on(cores.rest if cores else None),
+        ):
             _play(engine, log, warm_up(), seed)
-            facts: Row = {**engine.facts(), **machine(), "seed": seed, "levels": []}
+            facts: Row = {**engine.facts(), **machine(), "seed": seed, "apart": cores is not None}
             steps = [step for cell in grid(setup) for step in _play(engine, log, cell, seed)[0]]
-            write(folder / "grid" / "steps.jsonl", steps)
             capacity_per_s = _capacity_per_s(engine, log, setup, seed)
-            levels: list[Row] = []
-            for load in loads:
-                name = f"level-{load:g}"
-                calls = poisson(seed, name, requests, load * capacity_per_s, setup.max_model_len)
-                steps, rows = _play(engine, log, calls, seed)
-                write(folder / name / "steps.jsonl", steps)
-                write(folder / name / "requests.jsonl", rows)
-                levels.append({"name": name, "load": load, "rate_per_s": load * capacity_per_s})
-        facts |= {"capacity_per_s": capacity_per_s, "levels": levels}
+            rates_per_s = {f"level-{load:g}": load * capacity_per_s for load in loads}
+            seen = _rounds(engine, log, rates_per_s, requests, seed, rounds)
+    levels = [{"name": name, "rate_per_s": rate} for name, rate in rates_per_s.items()]
+    facts |= {"capacity_per_s": capacity_per_s, "rounds": rounds, "levels": levels}
+    write(folder / "grid" / "steps.jsonl", steps)
+    for name, rows in seen.items():
+        write(folder / name, rows)
     (folder / "engine.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _rounds(
+    engine: VllmCpu,
+    log: "Log",
+    rates_per_s: dict[str, float],
+    requests: int,
+    seed: int,
+    rounds: int,
+) -> dict[str, list[Row]]:
+    """Play all levels round after round; rows by file."""
+    seen: dict[str, list[Row]] = {}
+    for turn in range(rounds):
+        for name, rate_per_s in rates_per_s.items():
+            calls = poisson(seed, name, requests, rate_per_s, engine.setup.max_model_len)
+            calls = [replace(call, name=f"{call.name}-{turn}") for call in calls]
+            steps, rows = _play(engine, log, calls, seed)
+            for kind, found in (("steps", steps), ("requests", rows)):
+                seen.setdefault(f"{name}/{kind}.jsonl", []).extend(_of_round(turn, found))
+    return seen
+
+
+def _of_round(turn: int, rows: list[Row]) -> list[Row]:
+    return [{"round": turn, **row} for row in rows]
 
 
 class Log:
@@ -106,11 +139,13 @@ def grid(setup: Setup) -> Iterable[list[Call]]:
                     Call(f"decode-{batch}-{context}-{row}", 0.0, context, output)
                     for row in range(batch)
                 ]
+    chunks = sorted({min(chunk, setup.chunk) for chunk in GRID_CHUNKS})
+    prompts = [*chunks, *(n * setup.chunk for n in (2, 4) if n * setup.chunk < setup.max_model_len)]
     for beside in (0, 8):
-        for chunk in GRID_CHUNKS:
-            long = [Call(f"beside-{beside}-{chunk}-{row}", 0.0, 128, 120) for row in range(beside)]
+        for prompt in prompts:
+            long = [Call(f"beside-{beside}-{prompt}-{row}", 0.0, 128, 120) for row in range(beside)]
             yield long + [
-                Call(f"chunk-{beside}-{chunk}-{row}", 0.05 + 0.1 * row, min(chunk, setup.chunk), 1)
+                Call(f"chunk-{beside}-{prompt}-{row}", 0.05 + 0.15 * row, prompt, 1)
                 for row in range(5)
             ]
 

@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.vllm_cpu.cores import Cores, pin_session
 from tools.vllm_cpu.environment import NoEngineError, cache_dir, clean_env, environment, install
 
 HERE = Path(__file__).parent
@@ -75,7 +76,8 @@ class VllmCpu:
     """A running vLLM; use as a context manager, or `start` and `stop`.
 
     `steps`: a file to which the engine's scheduler writes its steps (see `step_recorder`).
-    `outlive`: keep running when this process ends.
+    `outlive`: keep running when this process ends. `cores`: keep what computes to some cores and
+    the front end to others.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class VllmCpu:
         log: Path,
         steps: Path | None = None,
         outlive: bool = False,
+        cores: Cores | None = None,
     ) -> None:
         self.setup = setup
+        self.cores = cores
         self.log = log
         self.steps = steps
         self.port = free_port()
@@ -122,6 +126,8 @@ class VllmCpu:
         if self.steps is not None:
             command += ["--scheduler-cls", "step_recorder.RecordingScheduler"]
             env |= {"PYTHONPATH": str(HERE), "HEADGATE_STEPS": str(self.steps)}
+        if self.cores is not None:
+            env |= {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(self.cores.engine)))}
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -132,6 +138,8 @@ class VllmCpu:
                 preexec_fn=None if self._outlive else _die_with_parent,
             )
         self._await_health()
+        if self.cores is not None:
+            pin_session(self.pid, self.cores)
 
     def _await_health(self) -> None:
         assert self._process is not None

@@ -203,11 +203,11 @@ def grid(rows: Floats, first: NDArray, second: Floats | NDArray) -> Floats:  # t
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """max(c0 + c4 n, c5 + c1 n) + c2 kv + c3 sum(chunk (context + chunk / 2)), in seconds.
+    """max(c0 + c4 n, c5 + c1 n) + c7 q + c2 kv + c3 sum(chunk (context + chunk / 2)), in seconds.
 
-    n is the tokens of a step and kv the context of its decoding sequences, which costs c6 instead
-    of c2 a token beside a prompt. `error_percent` is the mean absolute error of a step over the
-    grid it was fitted on.
+    n is the tokens of a step, q its sequences and kv the context of those that decode, which costs
+    c6 instead of c2 a token beside a prompt. `error_percent` is the mean absolute error of a step
+    over the grid it was fitted on.
     """
 
     c0: float
@@ -217,6 +217,7 @@ class Formula:
     c2: float
     c6: float
     c3: float
+    c7: float = 0.0
     error_percent: float = 0.0
 
     def model(self, name: str, source: str, tokens: int, like: StepModel | None) -> StepModel:
@@ -228,7 +229,7 @@ class Formula:
             name=name,
             source=source,
             linear_s=linear,
-            sequence_s=np.zeros(1),
+            sequence_s=self.c7 * np.arange(tokens + 2, dtype=np.float64),
             kv_s=self.c2,
             mixed_kv_s=self.c6,
             chunk_s=self.c3,
@@ -243,22 +244,31 @@ class Formula:
         n = steps.tokens
         slope = np.where(steps.chunk > 0, self.c6, self.c2)
         line = np.maximum(self.c0 + self.c4 * n, self.c5 + self.c1 * n)
+        line = line + self.c7 * steps.sequences
         return np.asarray(line + slope * steps.kv + self.c3 * steps.area)
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps and what each took: columns of one length."""
+    """Steps and what each took: columns of one length.
+
+    `prompts` is how many prompts share the step's `chunk` tokens, `context` their mean context.
+    """
 
     decodes: Floats
     kv: Floats
     chunk: Floats
     context: Floats
+    prompts: Floats
     seconds: Floats
 
     @property
     def tokens(self) -> Floats:
         return self.decodes + self.chunk
+
+    @property
+    def sequences(self) -> Floats:
+        return self.decodes + self.prompts
 
     @property
     def area(self) -> Floats:
@@ -291,7 +301,8 @@ def designed_steps(model: StepModel, chunk: int, cap: int) -> Steps:
     ]
     seconds = [step_s(model, *row) for row in rows]
     columns = np.array(rows, np.float64).T
-    return Steps(columns[0], columns[0] * columns[1], columns[2], columns[3], np.array(seconds))
+    b, mean, chunks, context = columns
+    return Steps(b, b * mean, chunks, context, np.minimum(chunks, 1.0), np.array(seconds))
 
 
 def step_s(model: StepModel, b: int, mean: int, chunk: int, context: int) -> float:
@@ -334,6 +345,7 @@ def fit_formula(steps: Steps) -> Formula:
                 alone * steps.kv,
                 ~alone * steps.kv,
                 steps.area,
+                steps.sequences,
             ],
             axis=1,
         )

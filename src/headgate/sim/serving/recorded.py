@@ -32,20 +32,41 @@ STAMPS = (
 MEASURES = ("ttft", "tpot", "e2e")
 
 Errors = dict[str, dict[str, float]]
+Times = dict[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """Requests of a real engine and what they saw, in order of arrival, times in seconds."""
+    """Requests of a real engine and what they saw, in order of arrival, times in seconds.
+
+    `queued_s`: from a request's arrival until the engine's scheduler had it. `turn`: the round that
+    it was played in, where a level was played more than once.
+    """
 
     source: str
     workload: Workload
+    queued_s: Floats
     ttft_s: Floats
     tpot_s: Floats
     e2e_s: Floats
+    turn: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.ttft_s)
+
+    def rows(self, kept: NDArray[np.bool_]) -> "RecordedRun":
+        """Some of the requests, as a run that begins with the first of them."""
+        whole = self.workload
+        arrived_s = whole.arrived_s[kept]
+        return RecordedRun(
+            self.source,
+            Workload(arrived_s - arrived_s[0], whole.prefill[kept], whole.decode[kept]),
+            self.queued_s[kept],
+            self.ttft_s[kept],
+            self.tpot_s[kept],
+            self.e2e_s[kept],
+            self.turn[kept],
+        )
 
 
 def load_run(folder: Path) -> RecordedRun:
@@ -83,9 +104,11 @@ def load_run(folder: Path) -> RecordedRun:
         workload=Workload(
             arrived - start, at["input_toks"].astype(np.int64), at["output_toks"].astype(np.int64)
         ),
+        queued_s=at["queued_ts"] - arrived,
         ttft_s=at["first_token_ts"] - arrived,
         tpot_s=(at["last_token_ts"] - at["first_token_ts"]) / after,
         e2e_s=at["last_token_ts"] - arrived,
+        turn=np.asarray(table.get("round", np.zeros(len(order))), np.int64)[order],
     )
 
 
@@ -161,29 +184,32 @@ def factor_for(
     run: RecordedRun, model: StepModel, settings: Settings, kv_blocks: int, rows: slice
 ) -> float:
     """The factor on all step times that gives these requests their real mean end-to-end time."""
-    real_s = float(np.mean(run.e2e_s[rows]))
-
-    def too_slow(factor: float) -> bool:
-        seen = simulate(run, model.scaled(factor), settings, kv_blocks).e2e_s[rows]
-        return float(np.nanmean(seen)) > real_s
-
-    return _bisect(too_slow)
+    return factor_of(
+        float(np.mean(run.e2e_s[rows])),
+        lambda factor: simulate(run, model.scaled(factor), settings, kv_blocks).e2e_s[rows],
+    )
 
 
-def _bisect(too_high: Callable[[float], bool]) -> float:
-    """Where a rising condition turns true, between a hundredth and a hundred, to 1e-5."""
+def factor_of(real_s: float, play: Callable[[float], Floats]) -> float:
+    """Where the mean of what `play` gives for a factor meets the real one, between a hundredth and
+    a hundred, to 1e-5."""
     low, high = 0.01, 100.0
     while high / low > 1.0 + 1e-5:
         middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if too_high(middle) else (middle, high)
+        too_slow = float(np.nanmean(play(middle))) > real_s
+        low, high = (low, middle) if too_slow else (middle, high)
     return float(np.sqrt(low * high))
 
 
-def signed_errors(run: RecordedRun, replayed: Replayed, rows: slice | NDArray[np.int64]) -> Errors:
-    """How far the simulation is off on these requests, in percent: mean, P50, P90, P99."""
+def times_of(run: RecordedRun | Replayed) -> Times:
+    """TTFT, TPOT and end-to-end time of each request, in seconds."""
+    return {measure: getattr(run, f"{measure}_s") for measure in MEASURES}
+
+
+def signed_errors(ours: Times, real: Times) -> Errors:
+    """How far some times are off others, in percent: mean, P50, P90, P99."""
     found: Errors = {}
     for measure in MEASURES:
-        real = summary(getattr(run, f"{measure}_s")[rows])
-        ours = summary(getattr(replayed, f"{measure}_s")[rows])
-        found[measure] = {name: 100.0 * (ours[name] / real[name] - 1.0) for name in real}
+        known, guessed = summary(real[measure]), summary(ours[measure])
+        found[measure] = {name: 100.0 * (guessed[name] / known[name] - 1.0) for name in known}
     return found

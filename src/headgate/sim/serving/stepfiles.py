@@ -12,7 +12,7 @@ from headgate.model.stepfit import Formula
 from headgate.model.steptime import Floats, StepModel
 
 TABLES = ("linear_s", "sequence_s", "decode_s", "mixed_s", "prefill_s")
-COEFFICIENTS = ("c0", "c4", "c5", "c1", "c2", "c6", "c3")
+COEFFICIENTS = ("c0", "c4", "c5", "c1", "c2", "c6", "c3", "c7")
 
 
 class TableFacts(msgspec.Struct):

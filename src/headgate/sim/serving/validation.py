@@ -11,12 +11,15 @@ from headgate.model.steptime import StepModel
 from headgate.sim.serving.recorded import (
     Errors,
     RecordedRun,
+    Times,
     calibrate,
     load_layer_profile,
     load_run,
     signed_errors,
     simulate,
+    times_of,
 )
+from headgate.sim.serving.replay import Replayed
 from headgate.sim.serving.service import Settings
 
 
@@ -72,7 +75,11 @@ def score(
     return Validated(
         scale=scale,
         step_error_percent=model.error_percent,
-        errors=signed_errors(run, replayed, slice(first, None)),
+        errors=signed_errors(_after(first, replayed), _after(first, run)),
         preemptions=int(replayed.preemptions.clip(0).sum()),
         out_of_range_percent=100.0 * replayed.seen.iterations_beyond / steps,
     )
+
+
+def _after(first: int, run: RecordedRun | Replayed) -> Times:
+    return {measure: seconds[first:] for measure, seconds in times_of(run).items()}
