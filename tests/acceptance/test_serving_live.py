@@ -1,6 +1,5 @@
 """The simulation against a vLLM that is started for the purpose."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,24 @@ from headgate.sim.serving.levels import predict_levels
 
 pytestmark = pytest.mark.engine
 
-MEASURES = ("ttft", "tpot", "e2e")
+WANTED_PERCENT = 10.0
 
 
-def test_load_levels_of_a_live_vllm_are_predicted_from_its_grid(
+def test_a_load_level_of_a_live_vllm_is_predicted_within_ten_percent(
     vllm_installed: None, tmp_path: Path
 ) -> None:
-    """From recording to signed errors on a real engine.
+    """Mean, P50 and P90 at a load that was neither fitted nor calibrated on.
 
-    How small the errors are depends on how steady the machine is while it records (a shared one
-    drifts by tens of percent), so `headgate bench serving --live` measures them and no test does.
+    The engine plays each level three times, with the same requests at the same times. Where the
+    machine was so unsteady meanwhile that the engine differs from itself by more than the ten
+    percent, in either level, twice that difference is allowed.
     """
-    setup = Setup(batch_cap=32, max_model_len=1024, chunk=512)
-    recording.record(tmp_path, setup, loads=[0.4, 0.7], requests=90, seed=11)
+    setup = Setup(hidden=256, batch_cap=32, max_model_len=1024, chunk=512)
+    recording.record(tmp_path, setup, loads=[0.35, 0.55], requests=50, seed=11, rounds=3)
     found = predict_levels(tmp_path)
-    assert set(found.errors) == set(found.drift_percent) == {"level-0.4", "level-0.7"}
-    for errors in found.errors.values():
-        for measure in MEASURES:
-            # A predicted time is positive: no error can be -100 % or worse.
-            assert -100.0 < errors[measure]["mean"] < math.inf
+    assert found.calibrated_on == ["level-0.35"]
+    for measure, errors in found.errors["level-0.55"].items():
+        for name in ("mean", "p50", "p90"):
+            noise = max(level[measure][name] for level in found.noise_percent.values())
+            allowed = max(WANTED_PERCENT, 2.0 * noise)
+            assert abs(errors[name]) <= allowed, (measure, name, found)

@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.console import Console
 
 from headgate.cli.serving import write_json
@@ -23,7 +25,7 @@ from headgate.sim.dice import stream
 from headgate.sim.serving.dynamo import UnavailableError, replay_with_dynamo
 from headgate.sim.serving.levels import predict_levels
 from headgate.sim.serving.published import WINDOW_S, Demand, language_models, load_demand
-from headgate.sim.serving.recorded import present
+from headgate.sim.serving.recorded import Errors, present
 from headgate.sim.serving.replay import replay
 from headgate.sim.serving.seen import Seen
 from headgate.sim.serving.service import Settings, SimulatedService
@@ -39,14 +41,29 @@ MOST_TOKENS = 32_768  # half of what a replica holds: the few longer requests ar
 VIDUR_S = 18.0
 
 
+class Spread(NamedTuple):
+    """Requests a second over several rounds."""
+
+    median: float
+    tenth: float
+    ninetieth: float
+
+
 class Report(msgspec.Struct):
-    """What the bench measured; times in seconds, errors of the recorded runs in percent."""
+    """What the bench measured; times in seconds, errors of the recorded runs in percent.
+
+    `vllm_live_noise`: how far the rounds of a level lie apart, to read `vllm_live` beside.
+    `requests_per_s`: the median over rounds, and its spread from the tenth to the ninetieth
+    percentile. `warm_start_s`: the median.
+    """
 
     vidur_max_error_s: float
     skip_max_error_s: float
     vllm_recorded: dict[str, float]
     vllm_live: dict[str, float]
+    vllm_live_noise: dict[str, float]
     requests_per_s: dict[str, float]
+    requests_per_s_spread: dict[str, tuple[float, float]]
     week_wall_s: float | None
     week_rss_bytes: int | None
     over_dynamo: dict[str, float]
@@ -60,7 +77,7 @@ class Report(msgspec.Struct):
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of traces.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result here.")
-@click.option("--live", type=click.Path(path_type=Path), help="A recording of an engine's levels.")
+@click.option("--live", type=click.Path(path_type=Path), help="A recorded engine's folder.")
 @click.option("--week/--no-week", default=True, show_default=True, help="44.1 million requests.")
 @click.option("--day/--no-day", default=False, show_default=True, help="ServeGen's language day.")
 @click.option("--dynamo/--no-dynamo", default=True, show_default=True, help="Run Dynamo beside.")
@@ -72,12 +89,15 @@ def serving(
     folder = data / "serving_ref"
     tables = load_step_tables(present(folder, "vidur_step_tables.npz"))
     skipped: dict[str, str] = {}
+    speeds = _speeds(folder, tables)
     found = Report(
         vidur_max_error_s=_vidur_error_s(folder, tables),
         skip_max_error_s=_skip_error_s(tables),
         vllm_recorded=_recorded(folder),
-        vllm_live=_live(live, skipped),
-        requests_per_s=_speeds(folder, tables),
+        vllm_live={},
+        vllm_live_noise={},
+        requests_per_s={name: speed.median for name, speed in speeds.items()},
+        requests_per_s_spread={name: (s.tenth, s.ninetieth) for name, s in speeds.items()},
         week_wall_s=None,
         week_rss_bytes=None,
         over_dynamo={},
@@ -85,6 +105,14 @@ def serving(
         over_vidur=0.0,
         skipped=skipped,
     )
+    if live is None:
+        skipped["vllm_live"] = (
+            "no recording given; record one with python -m tools.vllm_cpu record and give --live"
+        )
+    else:
+        predicted = predict_levels(live)
+        found.vllm_live = _by_level(predicted.errors)
+        found.vllm_live_noise = _by_level(predicted.noise_percent)
     found.over_vidur = VIDUR_S * found.requests_per_s["r1"] / 10_000
     console.print(found)
     if dynamo:
@@ -153,45 +181,47 @@ def _flat(errors: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{m}_{name}": error for m, part in errors.items() for name, error in part.items()}
 
 
-def _live(folder: Path | None, skipped: dict[str, str]) -> dict[str, float]:
-    if folder is None:
-        skipped["vllm_live"] = (
-            "no recording given; record one with python -m tools.vllm_cpu record and give --live"
-        )
-        return {}
-    found = predict_levels(folder)
-    flat = {name: _flat(errors) for name, errors in found.errors.items()}
-    return {f"{level}_{k}": error for level, part in flat.items() for k, error in part.items()}
+def _by_level(levels: dict[str, Errors]) -> dict[str, float]:
+    flat = {level: _flat(errors) for level, errors in levels.items()}
+    return {f"{level}_{key}": error for level, part in flat.items() for key, error in part.items()}
 
 
-def _speeds(folder: Path, tables: StepModel) -> dict[str, float]:
-    """Requests a second of one core, the best of several rounds: routing and metrics included."""
+def _speeds(folder: Path, tables: StepModel) -> dict[str, Spread]:
+    """Requests a second of one core over several rounds: routing and metrics included."""
     cases = {
-        "r1": ("w_10k_qps1.csv", 1, 30),
-        "r32": ("w_100k_qps32.csv", 32, 5),
-        "r1024": ("w_100k_qps32.csv", 1024, 5),
+        "r1": ("w_10k_qps1.csv", 1, 200),
+        "r32": ("w_100k_qps32.csv", 32, 15),
+        "r1024": ("w_100k_qps32.csv", 1024, 15),
     }
     found = {}
     for name, (file, replicas, rounds) in cases.items():
         workload = load_workload(present(folder, file))
-        found[name] = len(workload) / _cpu_s(workload, tables, replicas, "round-robin", rounds)
+        found[name] = _speed(workload, tables, replicas, "round-robin", rounds)
         if replicas > 1:
-            least = _cpu_s(workload, tables, replicas, "least-outstanding", rounds)
-            found[f"{name}_least_outstanding"] = len(workload) / least
+            least = _speed(workload, tables, replicas, "least-outstanding", rounds)
+            found[f"{name}_least_outstanding"] = least
     return found
+
+
+def _speed(
+    workload: Workload, tables: StepModel, replicas: int, routing: str, rounds: int
+) -> Spread:
+    speeds = len(workload) / _cpu_s(workload, tables, replicas, routing, rounds)
+    tenth, median, ninetieth = np.quantile(speeds, [0.1, 0.5, 0.9])
+    return Spread(float(median), float(tenth), float(ninetieth))
 
 
 def _cpu_s(
     workload: Workload, tables: StepModel, replicas: int, routing: str, rounds: int
-) -> float:
-    """Seconds of this process's own CPU for a replay: other work on the machine counts little."""
-    best = np.inf
-    for _ in range(rounds):
+) -> NDArray[np.float64]:
+    """Seconds of this process's own CPU for each of some replays, after a first one."""
+    took = []
+    for _ in range(rounds + 1):
         service = _service(tables, replicas, routing)
         began = time.process_time()
         service.play(workload)
-        best = min(best, time.process_time() - began)
-    return float(best)
+        took.append(time.process_time() - began)
+    return np.array(took[1:])
 
 
 def _warm_start_s(folder: Path) -> float:
@@ -207,7 +237,7 @@ def _warm_start_s(folder: Path) -> float:
     times = []
     with tempfile.TemporaryDirectory() as scratch:
         env = {**os.environ, "PYTHONPYCACHEPREFIX": scratch, "PYTHONDONTWRITEBYTECODE": ""}
-        for _ in range(4):  # the first compiles the interpreter's own code
+        for _ in range(6):  # the first compiles the interpreter's own code
             done = subprocess.run(
                 [sys.executable, "-c", code, str(folder)],
                 capture_output=True,
@@ -216,7 +246,7 @@ def _warm_start_s(folder: Path) -> float:
                 env=env,
             )
             times.append(float(done.stdout.split()[-1]))
-    return min(times)
+    return float(np.median(times[1:]))
 
 
 def first_result(folder: Path) -> Seen:
@@ -231,7 +261,7 @@ def _beside_dynamo(folder: Path, tables: StepModel, skipped: dict[str, str]) -> 
     found: dict[str, float] = {}
     for name, replicas, rounds in (("w_10k_qps1", 1, 3), ("w_100k_qps32", 32, 1)):
         workload = load_workload(present(folder, f"{name}.csv"))
-        ours_s = _cpu_s(workload, tables, replicas, "round-robin", 5)
+        ours_s = float(np.median(_cpu_s(workload, tables, replicas, "round-robin", 5)))
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 theirs = replay_with_dynamo(

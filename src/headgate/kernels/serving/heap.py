@@ -5,9 +5,8 @@ from headgate.kernels.serving.layout import At, Floats, Ints
 
 
 @inlined
-def heap_push(row: Ints, first: int, size: int, key: int) -> None:
-    """Add `key` to the heap of `size` entries that starts at row[first]."""
-    at = size
+def sift_up(row: Ints, first: int, at: int, key: int) -> None:
+    """Put `key` at entry `at` of the heap that starts at row[first], or where it belongs above."""
     while at > 0:
         parent = (at - 1) >> 1
         above = row[At(first + parent)]
@@ -16,6 +15,12 @@ def heap_push(row: Ints, first: int, size: int, key: int) -> None:
         row[At(first + at)] = above
         at = parent
     row[At(first + at)] = key
+
+
+@inlined
+def heap_push(row: Ints, first: int, size: int, key: int) -> None:
+    """Add `key` to the heap of `size` entries that starts at row[first]."""
+    sift_up(row, first, size, key)
 
 
 @inlined
@@ -37,14 +42,7 @@ def heap_pop(row: Ints, first: int, size: int) -> None:
     if child == size:
         row[At(first + at)] = row[At(first + child - 1)]
         at = child - 1
-    while at > 0:
-        parent = (at - 1) >> 1
-        above = row[At(first + parent)]
-        if above <= last:
-            break
-        row[At(first + at)] = above
-        at = parent
-    row[At(first + at)] = last
+    sift_up(row, first, at, last)
 
 
 @compiled

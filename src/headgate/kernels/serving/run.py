@@ -256,30 +256,35 @@ def by_load(
     lightest: Floats,
     by_backlog: bool,
 ) -> int:
-    """What `run_by_load` does, compiled for the rules it is given."""
+    """What `run_by_load` does, compiled for the rules it is given.
+
+    Replicas that catch up and the one that is chosen go one way through the loop: `advance` is most
+    of what is compiled here, and is so only once.
+    """
     for r in range(fleet.rep.shape[0]):
         tree_set(soonest, r, fleet.repf[r, ENDS])
         tree_set(lightest, r, load_of(fleet, r, by_backlog))
-    for i in range(start, stop):
+    i = start
+    while i < stop:
         if fleet.free[-1] == 0:
             return i
         at_s = coming.at_s[i]
-        while soonest[1] < at_s:
-            r = tree_first(soonest) & SMALL
-            before = fleet.rep[r, OUTSTANDING]
-            advance(fleet, rules, tables, books, r, at_s)
-            tree_set(soonest, r, lighter_s(fleet, rules, tables, r))
-            if fleet.rep[r, OUTSTANDING] != before:
-                tree_set(lightest, r, load_of(fleet, r, by_backlog))
-        note(books, coming, i, W_ARRIVED)
-        r = tree_first(lightest) & SMALL
-        if lightest[1] == INFINITY or not fits(fleet, rules, coming, r, i):
-            note(books, coming, i, W_REFUSED)
-            continue
-        advance(fleet, rules, tables, books, r, at_s, at_s)
-        arrive(fleet, rules, tables, r, take_row(fleet, books, coming, i))
+        catching_up = soonest[1] < at_s
+        r = tree_first(soonest if catching_up else lightest) & SMALL
+        before = load_of(fleet, r, by_backlog)
+        if not catching_up:
+            i += 1
+            note(books, coming, i - 1, W_ARRIVED)
+            if lightest[1] == INFINITY or not fits(fleet, rules, coming, r, i - 1):
+                note(books, coming, i - 1, W_REFUSED)
+                continue
+        advance(fleet, rules, tables, books, r, at_s, INFINITY if catching_up else at_s)
+        if not catching_up:
+            arrive(fleet, rules, tables, r, take_row(fleet, books, coming, i - 1))
         tree_set(soonest, r, lighter_s(fleet, rules, tables, r))
-        tree_set(lightest, r, load_of(fleet, r, by_backlog))
+        load = load_of(fleet, r, by_backlog)
+        if load != before:
+            tree_set(lightest, r, load)
     return stop
 
 

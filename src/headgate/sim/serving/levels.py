@@ -71,8 +71,8 @@ class Predicted(msgspec.Struct):
 
     `scales`: for each round, the factor on step times from the calibrated levels. `front_s`: how
     long a request takes from its arrival to the scheduler of an idle engine. `noise_percent`: how
-    far a round of a predicted level lies from all its rounds together, at most: the engine against
-    itself, with the same requests at the same times, which no prediction can be expected to beat.
+    far one round of a level lies from all its rounds together, at most. That is the engine against
+    itself, with the same requests at the same times, which no prediction can be asked to beat.
     """
 
     engine: str
@@ -186,11 +186,12 @@ def predict_levels(folder: Path) -> Predicted:
         player.scale_for(list(runs)) for runs in zip(*(levels[n] for n in known), strict=True)
     ]
     errors, noise = {}, {}
-    for name in left:
-        seen = [player.play(run, scale) for run, scale in zip(levels[name], scales, strict=True)]
-        real = [times_of(run) for run in levels[name]]
-        errors[name] = signed_errors(together(seen), together(real))
+    for name, runs in levels.items():
+        real = [times_of(run) for run in runs]
         noise[name] = widest([signed_errors(one, together(real)) for one in real])
+        if name in left:
+            seen = [player.play(run, scale) for run, scale in zip(runs, scales, strict=True)]
+            errors[name] = signed_errors(together(seen), together(real))
     return Predicted(engine.engine, formula.error_percent, known, scales, front_s, errors, noise)
 
 

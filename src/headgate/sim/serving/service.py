@@ -113,6 +113,7 @@ class SimulatedService:
         self.now_s = 0.0
         self._turn = 0
         self._offered = 0
+        self._leaving: list[tuple[float, int]] = []  # callers who will give up, in order of time
         leaves = 1 << max(1, (replicas - 1).bit_length())
         self._soonest = np.full(2 * leaves, np.inf)
         self._lightest = np.full(2 * leaves, np.inf)
@@ -132,7 +133,7 @@ class SimulatedService:
     def window(self, workload: Workload, until_s: float, keep_requests: bool = False) -> Seen:
         """Play the requests that arrive before until_s, and everything in flight, up to then."""
         seen = self._open_books(workload, until_s, keep_requests)
-        self._offer(workload, seen.books)
+        self._offer(workload, seen.books, until_s)
         run_until(self.fleet, self.rules, self.tables, seen.books, until_s)
         self._offered += len(workload)
         self.now_s = max(self.now_s, until_s if np.isfinite(until_s) else self.now_s)
@@ -145,6 +146,7 @@ class SimulatedService:
         What was lost with it, or moved to another replica, is counted in what this returns.
         """
         seen = self._open_books(NOBODY, at_s, False)
+        self._offer(NOBODY, seen.books, at_s)
         run_until(self.fleet, self.rules, self.tables, seen.books, at_s)
         self.now_s = max(self.now_s, at_s)
         self.fleet.rep[replica, at.STATE] = state
@@ -176,7 +178,8 @@ class SimulatedService:
         )
         return Seen(self.settings, books)
 
-    def _offer(self, workload: Workload, books: Books) -> None:
+    def _offer(self, workload: Workload, books: Books, until_s: float) -> None:
+        """Play arrivals, and the callers who give up before until_s, in order of time."""
         coming = Arrivals(
             workload.arrived_s,
             workload.prefill,
@@ -187,12 +190,13 @@ class SimulatedService:
             workload.block_starts,
             workload.block_tokens,
         )
+        self._leaving = sorted(self._leaving + _leaving(workload, self._offered))
         done = 0
-        for leaver, until_s in _cancellations(workload):
-            stop = int(np.searchsorted(workload.arrived_s, until_s, "right"))
+        while self._leaving and self._leaving[0][0] < until_s:
+            at_s, request = self._leaving.pop(0)
+            stop = int(np.searchsorted(workload.arrived_s, at_s, "right"))
             done = self._route_all(coming, done, max(done, stop), books)
-            request = self._offered + leaver
-            cancel(self.fleet, self.rules, self.tables, books, request, until_s)
+            cancel(self.fleet, self.rules, self.tables, books, request, at_s)
         self._route_all(coming, done, len(workload), books)
 
     def _route_all(self, coming: Arrivals, start: int, stop: int, books: Books) -> int:
@@ -259,11 +263,10 @@ class SimulatedService:
         )
 
 
-def _cancellations(workload: Workload) -> list[tuple[int, float]]:
-    """(position, time) of the callers that give up, in order of time."""
+def _leaving(workload: Workload, first_id: int) -> list[tuple[float, int]]:
+    """(when, request) of the callers that give up."""
     rows = np.flatnonzero(np.isfinite(workload.cancelled_s))
-    order = rows[np.argsort(workload.cancelled_s[rows], kind="stable")]
-    return [(int(i), float(workload.cancelled_s[i])) for i in order]
+    return [(float(workload.cancelled_s[i]), first_id + int(i)) for i in rows]
 
 
 def _empty_fleet(

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from headgate.core.errors import InputError
 
+GZIP = b"\x1f\x8b"  # what packed files begin with
+
 
 def read_table(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]
     """A file's columns by name; an unreadable file is one sentence."""
@@ -23,7 +25,7 @@ def read_table(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]
         elif name.endswith((".jsonl", ".ndjson")):
             frame = pl.read_ndjson(unpacked(path), infer_schema_length=None)
         elif name.endswith(".csv"):
-            frame = pl.read_csv(path, infer_schema_length=None)
+            frame = pl.read_csv(unpacked(path), infer_schema_length=None)
         else:
             raise InputError(
                 f"{path.name}: is of no known kind; give .csv, .csv.gz, .parquet, .npz or .jsonl."
@@ -41,10 +43,16 @@ def read_table(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]
 
 
 def unpacked(path: Path) -> bytes:
-    """A file's bytes, unpacked where it is packed."""
-    if path.suffix != ".gz":
-        return path.read_bytes()
+    """A file's bytes, unpacked where they are packed, whatever its name says."""
+    held = path.read_bytes()
+    if not held.startswith(GZIP):
+        return held
     import gzip
+    import zlib
 
-    with gzip.open(path) as file:
-        return file.read()
+    try:
+        return gzip.decompress(held)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise InputError(
+            f"{path.name}: is packed, but its packed data end early or are damaged; copy it again."
+        ) from None

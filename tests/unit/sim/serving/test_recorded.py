@@ -29,15 +29,15 @@ def test_calibrating_on_everything_leaves_nothing_to_score() -> None:
 
 
 def test_a_formula_is_found_again_from_steps_it_made() -> None:
-    truth = Formula(c0=0.01, c4=1e-6, c5=0.001, c1=4e-5, c2=1e-7, c6=2e-7, c3=2e-9)
+    truth = Formula(c0=0.01, c4=1e-6, c5=0.001, c1=4e-5, c2=1e-7, c6=2e-7, c3=2e-9, c7=3e-5)
     dice = np.random.default_rng(3)
     decodes = dice.integers(0, 100, 600) * 1.0
     chunk = np.where(dice.random(600) < 0.5, 0, dice.integers(1, 2000, 600)) * 1.0
     decodes[chunk == 0] += 1
     context = np.where(chunk > 0, dice.integers(0, 3000, 600), 0) * 1.0
     kv = decodes * dice.integers(50, 3000, 600)
-    steps = Steps(decodes, kv, chunk, context, np.ones(600))
-    steps = Steps(decodes, kv, chunk, context, truth.step_s(steps))
+    steps = Steps(decodes, kv, chunk, context, np.minimum(chunk, 1.0), np.ones(600))
+    steps = Steps(decodes, kv, chunk, context, steps.prompts, truth.step_s(steps))
     found = fit_formula(steps)
     assert found.error_percent < 0.5
     assert found.c2 == pytest.approx(truth.c2, rel=0.02)

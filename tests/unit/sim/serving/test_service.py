@@ -134,6 +134,27 @@ def test_callers_that_leave_free_their_place(profile: str) -> None:
     assert np.mean(replayed.e2e_s[finished]) < np.mean(stayed.e2e_s[finished])
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_callers_leave_at_their_time_in_whatever_window_that_lies(profile: str) -> None:
+    requests = workload(800, gap_s=0.01)
+    dice = np.random.default_rng(5)
+    leaves = requests.arrived_s + dice.exponential(0.5, 800)
+    requests = replace(requests, cancelled_s=np.where(dice.random(800) < 0.3, leaves, np.inf))
+    whole = service(profile, replicas=2).play(requests)
+    parts = service(profile, replicas=2)
+    seen = []
+    for start in np.arange(0.0, 10.0, 0.3):
+        rows = (requests.arrived_s >= start) & (requests.arrived_s < start + 0.3)
+        part = slice_of(requests, start, start + 0.3)
+        seen.append(
+            parts.window(replace(part, cancelled_s=requests.cancelled_s[rows]), start + 0.3)
+        )
+        seen.append(parts.set_replica(0, UP, start + 0.3))
+    seen.append(parts.play(workload(0)))
+    for column in (W_ARRIVED, W_FINISHED, W_CANCELLED, W_PREEMPTED):
+        assert sum(one.count(column) for one in seen) == whole.count(column)
+
+
 def test_a_draining_replica_finishes_what_it_holds_and_takes_no_more() -> None:
     played = service(routing="least-outstanding", replicas=2)
     requests = workload(400)

@@ -1,5 +1,6 @@
 """Workloads: what is read, and what each kind of damage says."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_the_names_of_public_traces_and_npz_are_read(tmp_path: Path) -> None:
 def test_damage_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         load_workload(written(tmp_path, text))
+
+
+def test_a_packed_file_is_read_by_what_it_holds_and_a_broken_one_said_to_be(tmp_path: Path) -> None:
+    whole = gzip.compress((HEADER + "0,5,2\n" * 100).encode())
+    path = tmp_path / "w.csv.gz"
+    path.write_bytes(whole)
+    assert len(load_workload(path)) == 100
+    path.write_text(HEADER + "0,5,2\n")
+    assert len(load_workload(path)) == 1
+    path.write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"w\.csv\.gz: is packed, but"):
+        load_workload(path)
 
 
 def test_a_missing_file_and_an_unknown_kind_are_said(tmp_path: Path) -> None:
