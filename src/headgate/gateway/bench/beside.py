@@ -16,13 +16,13 @@ from headgate.gateway.bench.site import Site, http_call, run, site
 from headgate.gateway.bench.speed import Plan
 from headgate.gateway.emulate import Profile
 
-ENGINES = 8
+ENGINES = 4
 # The default profile, a dense 8B model on one A100, with places for 64 sequences.
 PLACES = 64
 ENGINE = ("--sequences", str(PLACES))
 FULL_SHARE = 0.85  # of the places; a batch may fill nine tenths
 RATE_PER_S = 4.0  # interactive requests an engine
-LINES = 30_000
+LINES = 15_000
 FULL_WITHIN_S = 60.0
 DRAWS = 400  # of the requests, for the interval
 BURSTS = 20
@@ -56,7 +56,7 @@ LINE = Lengths(400, 160, 0.6, 0.6, 4142, 1000)
 
 def batch(plan: Plan) -> dict[str, float]:
     """Interactive traffic alone, then the very same with a batch behind it."""
-    seconds = max(20.0, plan.seconds * 50)
+    seconds = max(20.0, plan.seconds * 45)
     tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
     with site(
         plan.folder / "batch",
