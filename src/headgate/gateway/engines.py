@@ -126,6 +126,9 @@ class Engine:
         self.idle.clear()
 
 
+NO_PARSER = httptools.HttpResponseParser(object())  # of connections that are gone
+
+
 class Link:
     """One connection to an engine, serving one exchange at a time.
 
@@ -188,6 +191,7 @@ class Link:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self._parser = NO_PARSER  # the two would keep each other alive until a collection
         self.engine.links.discard(self)
         self.deadline_s = NEVER
         exchange, self.exchange = self.exchange, None

@@ -56,6 +56,9 @@ class Head:
         self.lanes: dict[str, Lane] = {}  # by model, for requests that name no tier
 
 
+NO_PARSER = httptools.HttpRequestParser(object())  # of connections that are gone
+
+
 class Front:
     """One client connection: an asyncio.Protocol in all but name, so that it can be compiled."""
 
@@ -117,6 +120,7 @@ class Front:
         self.closing = True
         self.deadline_s = NEVER
         self.door.fronts.discard(self)
+        self._parser = NO_PARSER  # the two would keep each other alive until a collection
         self.pending.clear()
         self._reading = None
         active, self.active = self.active, None

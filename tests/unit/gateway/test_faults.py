@@ -1,12 +1,15 @@
 """What goes wrong behind, in front and inside: one record each, nothing leaked."""
 
 import asyncio
+import gc
 import json
 
 import pytest
 from tests.house import answer_from, chat, house, request_for, run
 
 from headgate.gateway.config import parse_config
+from headgate.gateway.engines import Link
+from headgate.gateway.front import Front
 
 
 def nothing_leaked(h):
@@ -319,6 +322,29 @@ def test_a_thousand_idle_connections_cost_little_and_serve_when_asked():
                 writer.write(request_for(**chat(max_tokens=1)))
                 assert (await answer_from(reader)).status == 200
             assert len(h.door.fronts) >= 1000
+
+    run(story)
+
+
+def test_a_connection_that_is_gone_leaves_nothing_for_the_collector_to_find():
+    """The collector runs rarely here: what waits for it would fill the memory."""
+
+    async def story():
+        async with house() as h:
+            gc.collect()
+            gc.disable()
+            try:
+                for stream in (True, False):
+                    _, writer = await h.send(request_for(**chat(max_tokens=500, stream=stream)))
+                    await asyncio.sleep(0.05)
+                    writer.transport.abort()
+                assert [r.outcome for r in await h.settled(2)] == ["left", "left"]
+                await asyncio.sleep(0.05)
+                for slot in h.door.wheel._slots:
+                    slot.clear()  # it would let go of them within its turn, 3.2 s
+                assert not [one for one in gc.get_objects() if isinstance(one, Front | Link)]
+            finally:
+                gc.enable()
 
     run(story)
 
