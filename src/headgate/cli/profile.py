@@ -66,7 +66,13 @@ def fit(
         model = tables_of(measured, layers, chunk, batch_cap)
         if out.suffix == ".npz":
             save_tables(model, out)
-            Console().print(f"tables of {model.source} written to {out}")
+            error = model.error_percent
+            known = (
+                "its error a step not known"
+                if error is None
+                else f"{error:.1f} % mean error a step"
+            )
+            Console().print(f"tables of {model.source} written to {out}: {known}")
             return
         formula = fit_formula(designed_steps(model, chunk, batch_cap))
     save_formula(formula, model, out)

@@ -24,6 +24,7 @@ US = 1e-6
 # no profile says: an assumption, of the size its own step traces show on current servers. A
 # calibration on a real run scales it with the rest.
 ENGINE_S = 1e-3
+CHECKED = 2000  # measured points, at most, that tables are held against for their error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def tables_of(profile: LayerProfile, layers: int, chunk: int, cap: int) -> StepM
     chunks = attention.mixed_chunks(chunk)
     mixed = np.stack([attention.beside(c, batch, middles) * scale for c in chunks])
     measured_tokens = max(column[-1, 0] for column in profile.dense.values())
-    return StepModel(
+    model = StepModel(
         name="layer profile",
         source=profile.source,
         linear_s=np.where(tokens > 0, _linear_s(profile, layers, tokens) + ENGINE_S, 0.0),
@@ -75,6 +76,21 @@ def tables_of(profile: LayerProfile, layers: int, chunk: int, cap: int) -> StepM
         reach_kv=kv_most,
         reach_context=int(attention.context_most),
     )
+    return replace(model, error_percent=_error_percent(model, profile.attention, layers))
+
+
+def _error_percent(model: StepModel, attention: Floats, layers: int) -> float | None:
+    """Mean absolute error of the tables' steps, in percent, where their attention was measured."""
+    tokens = attention[:, 0] + attention[:, 2]
+    fits = (tokens > 0) & (tokens < len(model.linear_s))
+    rows = attention[fits & (attention[:, 2] < len(model.decode_s))]
+    off = []
+    for chunk, context, b, mean, time_us in rows[:: max(1, len(rows) // CHECKED)]:
+        b, chunk = int(b), int(chunk)
+        measured = float(model.linear_s[b + chunk] + model.sequence_s[b + (chunk > 0)])
+        measured += layers * US * time_us
+        off.append(abs(step_s(model, b, int(mean), chunk, int(context)) / measured - 1.0))
+    return 100.0 * float(np.mean(off)) if off else None
 
 
 def _lower_bounds(chunks: list[int]) -> tuple[int, ...]:

@@ -161,8 +161,17 @@ def _by_layer(path: Path, size: str) -> dict[str, Floats]:
 
 
 def simulate(run: RecordedRun, model: StepModel, settings: Settings, kv_blocks: int) -> Replayed:
-    """The run's requests through one simulated replica."""
-    return replay(SimulatedService(settings, [model], 1, kv_blocks), run.workload)
+    """The run's requests through one simulated replica, which must hold what the real one held."""
+    replayed = replay(SimulatedService(settings, [model], 1, kv_blocks), run.workload)
+    refused = np.isnan(replayed.e2e_s)
+    if refused.any():
+        row = int(np.argmax(refused))
+        tokens = int(run.workload.prefill[row] + run.workload.decode[row])
+        raise InputError(
+            f"kv-blocks is {kv_blocks}, too few for a request of {tokens} tokens that the recorded "
+            "engine served; give the number of blocks that the engine reports."
+        )
+    return replayed
 
 
 def calibrate(
@@ -196,7 +205,7 @@ def factor_of(real_s: float, play: Callable[[float], Floats]) -> float:
     low, high = 0.01, 100.0
     while high / low > 1.0 + 1e-5:
         middle = float(np.sqrt(low * high))
-        too_slow = float(np.nanmean(play(middle))) > real_s
+        too_slow = float(np.mean(play(middle))) > real_s
         low, high = (low, middle) if too_slow else (middle, high)
     return float(np.sqrt(low * high))
 

@@ -23,7 +23,10 @@ def read_table(path: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]
         if name.endswith(".parquet"):
             frame = pl.read_parquet(path)
         elif name.endswith((".jsonl", ".ndjson")):
-            frame = pl.read_ndjson(unpacked(path), infer_schema_length=None)
+            held = unpacked(path)
+            if not held.strip():
+                raise InputError(f"{path.name}: is empty; give a line for each request.")
+            frame = pl.read_ndjson(held, infer_schema_length=None)
         elif name.endswith(".csv"):
             frame = pl.read_csv(unpacked(path), infer_schema_length=None)
         else:

@@ -19,6 +19,7 @@ class Seat:
     up: bool = True
     next_s: float = inf  # when its step ends, or when it wakes
     steps: list[Part] = field(default_factory=list)  # the step under way, of a vLLM
+    planned: list[Part] = field(default_factory=list)  # the one after it, where it plans ahead
     mine: list[Request] = field(default_factory=list)  # every request sent here
 
     @property
@@ -29,7 +30,9 @@ class Seat:
 
     def gone(self, request: Request) -> bool:
         """Whether a request whose caller hung up has left the replica too."""
-        held = request in self.replica.running or any(p.request is request for p in self.steps)
+        held = request in self.replica.running or any(
+            part.request is request for part in [*self.steps, *self.planned]
+        )
         return request.left and not held
 
     def run_to(self, until_s: float) -> None:
@@ -43,7 +46,10 @@ class Seat:
                 busy = bool(self.replica.waiting)
             else:
                 self.replica.end(self.steps, now)
-                self.steps = self.replica.choose()
+                self.steps = self.planned or self.replica.choose()
+                self.planned = []
+                if self.replica.plan_ahead and self.steps:
+                    self.planned = self.replica.choose()
                 self.next_s = now + self.replica.seconds(self.steps) if self.steps else inf
                 busy = bool(self.replica.waiting or self.replica.running)
             if self.next_s == inf and busy:
@@ -66,7 +72,8 @@ class Seat:
             options["watermark"] = old.watermark
         else:
             options |= {"plan_ahead": old.plan_ahead, "prefix_caching": old.prefix_caching}
-        self.replica, self.next_s, self.steps, self.mine = fresh(**options), inf, [], []
+        self.replica, self.next_s, self.mine = fresh(**options), inf, []
+        self.steps, self.planned = [], []
         moving = [r for r in held if r.first_token_at is None and not r.left]
         for request in held:
             request.failed = request.first_token_at is not None and not request.left

@@ -29,6 +29,8 @@ from headgate.sim.serving.workload import Workload
 
 CHUNK, CAP, BLOCK, BLOCKS = 32, 8, 4, 120
 PROFILES = ["sarathi", "vllm-v1"]
+# A caller who hangs up leaves an asynchronous plan one step early, which the documentation says.
+WITH_AHEAD = [*PROFILES, "vllm-v1 ahead"]
 GROUPS = ("chat", "search", "batch")
 
 rows = some.lists(
@@ -40,8 +42,8 @@ seeds = some.integers(0, 1 << 30)
 
 
 def scheduler(profile: str) -> Scheduler:
-    """Planned in turn, so that what happens at a moment counts from the next step on."""
-    return Scheduler(profile, CHUNK, CAP, BLOCK, watermark=0.05, plan_ahead=False)
+    ahead = profile.endswith("ahead")
+    return Scheduler(profile.split()[0], CHUNK, CAP, BLOCK, watermark=0.05, plan_ahead=ahead)
 
 
 def seats(profile: str, count: int, by_priority: bool = False, yields: bool = False) -> list[Seat]:
@@ -52,8 +54,9 @@ def seats(profile: str, count: int, by_priority: bool = False, yields: bool = Fa
             plain = Replica(linear_step_s, BLOCKS, CHUNK, CAP, BLOCK, 0.05, **rules)
             made.append(Seat(plain))
         else:
+            ahead = profile.endswith("ahead")
             engine = VllmReplica(
-                linear_step_s, BLOCKS - 1, CHUNK, CAP, BLOCK, plan_ahead=False, **rules
+                linear_step_s, BLOCKS - 1, CHUNK, CAP, BLOCK, plan_ahead=ahead, **rules
             )
             made.append(Seat(engine))
     return made
@@ -149,7 +152,7 @@ def play_both(
     return replayed, slow
 
 
-@given(some.sampled_from(PROFILES), rows, seeds, some.booleans(), some.integers(1, 3))
+@given(some.sampled_from(WITH_AHEAD), rows, seeds, some.booleans(), some.integers(1, 3))
 @settings(max_examples=80, deadline=None)
 def test_priorities_and_classes_that_yield_are_those_of_the_twin(
     profile: str, rows: list, seed: int, yields: bool, replicas: int
@@ -172,7 +175,7 @@ def test_callers_that_hang_up_are_those_of_the_twin(
     assert totals([replayed.seen]) == totals_of(slow)
 
 
-@given(some.sampled_from(PROFILES), rows, seeds, some.sampled_from([1, 2]))
+@given(some.sampled_from(WITH_AHEAD), rows, seeds, some.sampled_from([1, 2]))
 @example("vllm-v1", [(0.024, 58, 42), (0.0, 24, 26), (0.0, 78, 89)], 16, 1)
 @example(
     "sarathi",
@@ -262,7 +265,7 @@ def exact_step_s(prefills: list[tuple[int, int]], decodes: list[int]) -> float:
     return 2.0**-7 + 2.0**-13 * tokens + slope * sum(decodes) + 2.0**-28 * area
 
 
-@given(some.sampled_from(PROFILES), rows, seeds, some.booleans())
+@given(some.sampled_from(WITH_AHEAD), rows, seeds, some.booleans())
 @settings(max_examples=80, deadline=None)
 def test_prefixes_found_by_routing_are_those_of_the_twin(
     profile: str, rows: list, seed: int, prefixes: bool
