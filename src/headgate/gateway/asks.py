@@ -5,53 +5,10 @@ The body itself goes to the engine as the bytes that came, so unknown fields pas
 
 import msgspec
 
+from headgate.gateway.bodies import ABSENT, Ask
 from headgate.gateway.errors import Problem
 
-ABSENT = msgspec.Raw()
 BYTES_PER_TOKEN = 4  # English text in UTF-8, the usual rule of thumb; settled by real counts
-
-
-class StreamOptions(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class Ask(msgspec.Struct, gc=False):
-    """What is read of a completion, chat, embedding or response request."""
-
-    model: str
-    stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
-    service_tier: str | None = None
-    stream_options: StreamOptions | None = None
-    priority: msgspec.Raw = ABSENT
-    messages: msgspec.Raw = ABSENT
-    prompt: msgspec.Raw = ABSENT
-    input: msgspec.Raw = ABSENT
-
-    def output_max(self) -> int | None:
-        """The most tokens the client allows for all choices together."""
-        most = self.max_completion_tokens
-        if most is None:
-            most = self.max_tokens
-        if most is None:
-            most = self.max_output_tokens
-        if most is None:
-            return None
-        return max(most, 0) * max(self.n or 1, 1)
-
-
-class BatchAsk(msgspec.Struct):
-    """What a client sends to begin a batch; fields we do not know are let be."""
-
-    input_file_id: str
-    endpoint: str
-    completion_window: str
-    metadata: dict[str, str] | None = None
-
 
 _decoder = msgspec.json.Decoder(Ask)
 
@@ -70,6 +27,18 @@ def read_ask(body: bytes) -> Ask:
         raise Problem(400, None, f"The request body is not valid JSON: {error}.") from None
 
 
+def output_max(ask: Ask) -> int | None:
+    """The most tokens the client allows for all choices together."""
+    most = ask.max_completion_tokens
+    if most is None:
+        most = ask.max_tokens
+        if most is None:
+            most = ask.max_output_tokens
+            if most is None:
+                return None
+    return max(most, 0) * max(ask.n or 1, 1)
+
+
 def extended(body: bytes, ask: Ask, extras: bytes, overrides: dict[str, bytes]) -> bytes:
     """The body with our fields in it.
 
@@ -79,8 +48,8 @@ def extended(body: bytes, ask: Ask, extras: bytes, overrides: dict[str, bytes]) 
     """
     if not extras:
         return body
-    clash = ask.priority is not ABSENT or ask.stream_options is not None or b'"model"' in extras
-    if not clash:
+    names_model = extras.find(b'"model"') >= 0
+    if ask.priority is ABSENT and ask.stream_options is None and not names_model:
         end = len(body) - 1
         if body[end] != 125:  # }
             end = body.rfind(b"}")

@@ -25,12 +25,14 @@ import headgate
 from headgate.core.errors import InputError
 
 MODULES = (
+    "headgate.ledger.prices",
     "headgate.ledger.reservation",
     "headgate.policy.fairness",
     "headgate.policy.routing",
     "headgate.store.limits",
     "headgate.store.meter",
     "headgate.store.slices",
+    "headgate.gateway.asks",
     "headgate.gateway.dispatch",
     "headgate.gateway.door",
     "headgate.gateway.engines",
@@ -41,6 +43,7 @@ MODULES = (
     "headgate.gateway.lanes",
     "headgate.gateway.metrics",
     "headgate.gateway.prefixes",
+    "headgate.gateway.stream",
     "headgate.gateway.wheel",
 )
 PLAIN = "HEADGATE_PLAIN"  # set in the environment: run the source, whatever was compiled

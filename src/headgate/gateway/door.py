@@ -19,7 +19,8 @@ import msgspec
 
 from headgate.gateway import config as settings
 from headgate.gateway import heads, metrics, openapi
-from headgate.gateway.asks import BYTES_PER_TOKEN, Ask, read_ask
+from headgate.gateway.asks import BYTES_PER_TOKEN, output_max, read_ask
+from headgate.gateway.bodies import Ask
 from headgate.gateway.dispatch import Dispatcher, ModelRun
 from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
@@ -29,8 +30,9 @@ from headgate.gateway.known import Known
 from headgate.gateway.lanes import Lane
 from headgate.gateway.ports import Accounts, Limits, Meter
 from headgate.gateway.wheel import Wheel
-from headgate.ledger.accounts import Account, Refusal, Tenant
+from headgate.ledger.accounts import Account, Tenant
 from headgate.ledger.prices import FREE, Tariff, price_nano
+from headgate.ledger.reservation import Reservation
 from headgate.ledger.usage import Opened
 from headgate.policy import fairness
 
@@ -52,6 +54,7 @@ LEASE_WITHIN_S = 10.0  # a slice of a limit comes within milliseconds, or the st
 INTERNAL = b"x-headgate-internal"
 PROMETHEUS = "text/plain; version=0.0.4"
 OWN = b"own"
+LOW_DIGITS = [f"{number:03x}" for number in range(4096)]
 # Headers that make a request another than the next one with the same head.
 EXTRAORDINARY = (INTERNAL, b"expect", b"upgrade", b"transfer-encoding", b"traceparent")
 NOT_CACHED = "cache-control: no-cache\r\n"
@@ -82,6 +85,7 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._prefix = f"req_{secrets.token_hex(6)}"
         self._count = 0
+        self._high = ""  # of the last name, all but what LOW_DIGITS has
         self._description = b""  # made when it is first asked for
         self._date = ""
         self._date_due_s = 0.0
@@ -258,8 +262,12 @@ class Door:
         return not any(name in headers for name in EXTRAORDINARY)
 
     def next_id(self) -> str:
+        """A name for a request: ours, and a number in ten hexadecimal digits."""
+        low = self._count % len(LOW_DIGITS)
+        if low == 0:
+            self._high = f"{self._prefix}{self._count // len(LOW_DIGITS):07x}"
         self._count += 1
-        return f"{self._prefix}{self._count:010x}"
+        return self._high + LOW_DIGITS[low]
 
     # Who asks.
 
@@ -351,29 +359,27 @@ class Door:
                 known[ask.model] = lane
         exchange.lane = lane
         exchange.est_input = len(exchange.body) // BYTES_PER_TOKEN
-        most = ask.output_max()
+        most = output_max(ask)
         if exchange.path == b"/v1/embeddings":
             most = 0
         exchange.est_output = lane.model.terms.output_tokens_guess if most is None else most
-        self._reserve(exchange)
-
-    def _reserve(self, exchange: Exchange) -> None:
-        """Take the request off its tenant's limits; on to the dispatcher, perhaps later."""
-        held = self._try_reserve(exchange)
-        if held:
+        # A request that nothing was fetched for has only just begun.
+        now_s = exchange.began_s if known is not None else monotonic()
+        if self._try_reserve(exchange, now_s):
             self.dispatcher.offer(exchange)
         else:
             self.spawn(self._lease(exchange))
 
-    def _try_reserve(self, exchange: Exchange) -> bool:
+    def _try_reserve(self, exchange: Exchange, now_s: float) -> bool:
+        """Take the request off its tenant's limits; False if they have to be asked for more."""
         lane = exchange.lane
         fed, made = exchange.est_input, exchange.est_output
         account = lane.account
         price = price_nano(lane.tariff, fed, 0, made) if account.tenant.budgets else 0
-        held = self.limits.reserve(account, lane.model.name, fed + made, monotonic(), made, price)
+        held = self.limits.reserve(account, lane.model.name, fed + made, now_s, made, price)
         if held is None:
             return False
-        if isinstance(held, Refusal):
+        if not isinstance(held, Reservation):
             raise Problem(429, held.code, held.message, retry_after_s=held.retry_after_s)
         exchange.reservation = held
         if held.reserved and lane.reserved is not None:
@@ -386,7 +392,7 @@ class Door:
             until_s = monotonic() + LEASE_WITHIN_S
             while exchange.front is not None:
                 await self.limits.lease(lane.account, lane.model.name)
-                if self._try_reserve(exchange):
+                if self._try_reserve(exchange, monotonic()):
                     break
                 if monotonic() > until_s:
                     said = "The limits cannot be asked now."

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from headgate.gateway import config as settings
-from headgate.gateway.known import Known
+from headgate.gateway.known import Form, Known
 from headgate.gateway.wheel import NEVER, Wheel
 from headgate.policy.routing import next_read_s
 
@@ -35,6 +35,7 @@ class Engine:
         self.batch_tokens = 0.0  # of these, what batch work is to take
         self.idle: list[Link] = []
         self.heads: Known[bytes] = Known()  # of its good answers; the content-type is what matters
+        self.form: Form[bytes] | None = None  # of the last answer whose head was known
         self.links: set[Link] = set()
         self.batch: dict[Exchange, None] = {}  # evictable work here, oldest first
         self.models: list[ModelRun] = []
@@ -81,6 +82,8 @@ class Engine:
         """Take the terms of a new config; the address stays the same."""
         self.terms = terms
         self.name = terms.name
+        self.answer_timeout_s = terms.answer_timeout_s
+        self.silence_timeout_s = terms.silence_timeout_s
         self.cap = min(self.cap, float(terms.in_flight_max))
         parts = urlsplit(terms.url)
         self.unix_path = parts.path if parts.scheme == "unix" else None
@@ -94,6 +97,17 @@ class Engine:
     def request_line(self, method: bytes, path: bytes) -> bytes:
         """First lines of a request, up to where its own headers begin."""
         return method + b" " + self.base.encode() + path + self.head
+
+    def known_body(self, data: bytes) -> bytes | None:
+        """The body of an answer whose head came before; `form` is of that head then."""
+        form = self.form
+        body = form.body_of(data) if form is not None else None
+        if body is None:
+            form = self.heads.find(data)
+            body = form.body_of(data) if form is not None else None
+            if body is not None:
+                self.form = form
+        return body
 
     def free_link(self, now_s: float) -> "Link | None":
         """A connection that is ready, the one used last first."""
@@ -213,13 +227,14 @@ class Link:
             return
         fresh, self._fresh = self._fresh, False
         if fresh:
-            found = self.engine.heads.find(data)
-            if found is not None:
-                kind, body = found
+            body = self.engine.known_body(data)
+            if body is not None:
+                assert self.engine.form is not None
                 self._status = 200
                 self.keep = True
-                exchange.answer_begins(200, kind)
-                self._finish(exchange, body)
+                now_s = monotonic()
+                exchange.answer_begins(200, self.engine.form.head, now_s)
+                self._finish(exchange, body, now_s)
                 return
         try:
             self._parser.feed_data(data)
@@ -230,9 +245,9 @@ class Link:
         if self._answer_over:
             if fresh and self.keep and self._status == 200:
                 self.engine.heads.keep(data, self._kind())
-            self._finish(exchange, self._take_parts())
+            self._finish(exchange, self._take_parts(), monotonic())
         elif self._parts and self._status >= 200 and exchange.streams:
-            self.deadline_s = monotonic() + self.engine.terms.silence_timeout_s
+            self.deadline_s = monotonic() + self.engine.silence_timeout_s
             exchange.more(self._take_parts())
 
     def expire(self) -> None:
@@ -257,7 +272,7 @@ class Link:
         if not (b"content-length" in headers or b"Content-Length" in headers):
             lower = {name.lower() for name in headers}
             self._until_close = not (b"content-length" in lower or b"transfer-encoding" in lower)
-        exchange.answer_begins(status, self._kind())
+        exchange.answer_begins(status, self._kind(), monotonic())
 
     def _kind(self) -> bytes:
         """The answer's content-type."""
@@ -274,14 +289,14 @@ class Link:
 
     # From the exchange.
 
-    def ask(self, exchange: "Exchange", request: bytes) -> None:
+    def ask(self, exchange: "Exchange", request: bytes, now_s: float) -> None:
         """Send a request; its answer goes to `exchange`."""
         assert self.transport is not None
         self.exchange = exchange
         self._status = 0
         self._answer_over = False
         self._fresh = True
-        self.deadline_s = monotonic() + self.engine.terms.answer_timeout_s
+        self.deadline_s = now_s + self.engine.answer_timeout_s
         if not self.watched_tick:
             self.wheel.watch(self)
         self.transport.write(request)
@@ -313,7 +328,7 @@ class Link:
         if self.transport is not None and self._held:
             self._held = False
             self.transport.resume_reading()
-            self.deadline_s = monotonic() + self.engine.terms.silence_timeout_s
+            self.deadline_s = monotonic() + self.engine.silence_timeout_s
             self.wheel.watch(self)
 
     def drop(self) -> None:
@@ -323,7 +338,7 @@ class Link:
         if self.transport is not None:
             self.transport.abort()
 
-    def _finish(self, exchange: "Exchange", last: bytes) -> None:
+    def _finish(self, exchange: "Exchange", last: bytes, now_s: float) -> None:
         self.exchange = None
         self.deadline_s = NEVER
         self.used = True
@@ -333,7 +348,7 @@ class Link:
             self._held = False
             self.transport.resume_reading()
         if self.keep and not engine.draining and len(engine.idle) < IDLE_LINKS_MAX:
-            self.idle_since_s = monotonic()
+            self.idle_since_s = now_s
             engine.idle.append(self)
         else:
             self.transport.close()

@@ -19,7 +19,7 @@ from headgate.ledger.prices import price_nano
 from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
 
 if TYPE_CHECKING:
-    from headgate.gateway.asks import Ask
+    from headgate.gateway.bodies import Ask
     from headgate.gateway.door import Door
     from headgate.gateway.engines import Engine, Link
     from headgate.gateway.front import Front
@@ -109,7 +109,7 @@ class Exchange:
             self.front.deadline_s = NEVER
         link = engine.free_link(now_s)
         if link is not None:
-            self._ask(link)
+            self._ask(link, now_s)
         else:
             door.spawn(self._connect(engine, self.attempts))
 
@@ -123,17 +123,17 @@ class Exchange:
                 self._again("The engine cannot be reached.")
             return
         if self.state == SENT and self.attempts == attempt and link.transport is not None:
-            self._ask(link)
+            self._ask(link, monotonic())
         elif self.state == SENT and self.attempts == attempt:
             self._again("The engine closed the connection.")
         elif link.transport is not None:
             link.transport.close()
 
-    def _ask(self, link: "Link") -> None:
+    def _ask(self, link: "Link", now_s: float) -> None:
         assert self.engine is not None
         self.link = link
         self.tail = b""
-        link.ask(self, self.lane.request(self, self.engine))
+        link.ask(self, self.lane.request(self, self.engine), now_s)
         if self.parts:
             for part in self.parts:
                 link.write(part)
@@ -185,9 +185,9 @@ class Exchange:
 
     # 5. The engine's answer, told by the link.
 
-    def answer_begins(self, status: int, content_type: bytes) -> None:
+    def answer_begins(self, status: int, content_type: bytes, now_s: float) -> None:
         self.status = status
-        self.first_byte_s = monotonic() - self.began_s
+        self.first_byte_s = now_s - self.began_s
         if self.relay:
             self.streams = True
             self.content_type = content_type
@@ -211,7 +211,7 @@ class Exchange:
         self.events += count
         assert self.engine is not None
         self.engine.stream_tokens += count
-        if b'"usage"' in data:
+        if data.find(b'"usage"') >= 0:  # `in` would first try whether it is a number
             self.last_usage = data
             if self.strip:
                 data = stream.without_usage(data, self.keep_usage)
@@ -264,9 +264,10 @@ class Exchange:
         stale = link is not None and link.used and not link.answered()
         if stale and not self.head_sent:
             # The engine closed an idle connection just as we used it: no failure of anyone's.
-            link = self.engine.free_link(monotonic())
+            now_s = monotonic()
+            link = self.engine.free_link(now_s)
             if link is not None:
-                self._ask(link)
+                self._ask(link, now_s)
             else:
                 door.spawn(self._connect(self.engine, self.attempts))
             return
@@ -364,7 +365,7 @@ class Exchange:
         tokens = stream.usage_of(data)
         lane = self.lane
         if lane.names_tier:
-            if data.startswith(b'{"') and b'"service_tier"' not in data:
+            if data.startswith(b'{"') and data.find(b'"service_tier"') < 0:
                 data = lane.tier_first + data[1:]
             else:
                 data = stream.with_tier(data, lane.tier_bytes)
@@ -413,9 +414,15 @@ class Exchange:
             door.limits.settle(self.reservation, fed + made, price, now_s, made)
             self.reservation = None
         lane.count(self, outcome, fed, cached, made, now_s)
+        tenant, key, model, tier, class_, endpoint = lane.facts
         usage = UsageRecord(
             self.id,
-            *lane.facts,
+            tenant,
+            key,
+            model,
+            tier,
+            class_,
+            endpoint,
             self.engine.name if self.engine is not None else "",
             outcome,
             status,
@@ -496,7 +503,7 @@ class Exchange:
     def _whole_events(self, data: bytes) -> bytes:
         """Put aside the last event if its end has not come yet."""
         data = self.tail + data
-        if b"\r\n\r\n" in data:
+        if data.find(b"\r\n\r\n") >= 0:
             data = data.replace(b"\r\n", b"\n")
         cut = data.rfind(b"\n\n") + 2
         if cut < 2:

@@ -15,7 +15,7 @@ import httptools
 
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
-from headgate.gateway.known import BODY_MAX
+from headgate.gateway.known import BODY_MAX, Form
 from headgate.gateway.wheel import NEVER
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Front:
     __slots__ = (
         "_body_bytes",
         "_deaf",
+        "_form",
         "_head_bytes",
         "_headers",
         "_large",
@@ -94,6 +95,7 @@ class Front:
         self.watched_tick = 0
         self._headers: dict[bytes, bytes] = {}
         self._parser = httptools.HttpRequestParser(self)
+        self._form: Form[Head] | None = None  # of the last request whose head was known
         self._reading: Exchange | None = None
         self._head_bytes = 0
         self._body_bytes = 0
@@ -137,11 +139,8 @@ class Front:
         if self.closing:
             return
         begins = self._reading is None
-        if begins and self.active is None and not self.pending:
-            found = self.door.heads.find(data)
-            if found is not None:
-                self._start_known(*found)
-                return
+        if begins and self.active is None and not self.pending and self._is_known(data):
+            return
         self._large = self._large or len(data) > self.door.header_max
         try:
             self._parser.feed_data(data)
@@ -237,7 +236,7 @@ class Front:
         if reading.method == b"CONNECT":
             raise Problem(405, None, "This is no proxy: CONNECT is not taken.")
         reading.path = self._url
-        if b"?" in self._url:
+        if self._url.find(b"?") >= 0:
             reading.path, _, reading.query = self._url.partition(b"?")
         if b"transfer-encoding" in headers or parser.get_http_version() != "1.1":
             self._check_version(reading)
@@ -306,6 +305,21 @@ class Front:
             self.pending.append(reading)
             if self._body_bytes > LARGE_BODY and self.transport is not None:
                 self.transport.pause_reading()  # one large body in waiting is enough
+
+    def _is_known(self, data: bytes) -> bool:
+        """Begin the request at once if its head came before, here or on another connection."""
+        heads = self.door.heads
+        form = self._form
+        body = form.body_of(data) if form is not None and form.age == heads.age else None
+        if body is None:
+            form = heads.find(data)
+            body = form.body_of(data) if form is not None else None
+            if body is None:
+                return False
+            self._form = form
+        assert form is not None
+        self._start_known(form.head, body)
+        return True
 
     def _start_known(self, head: Head, body: bytes) -> None:
         """Begin a request whose head came before, without asking the parser again."""

@@ -3,7 +3,8 @@
 import re
 from typing import TYPE_CHECKING
 
-from headgate.gateway.asks import Ask, extended
+from headgate.gateway.asks import extended
+from headgate.gateway.bodies import Ask
 from headgate.gateway.metrics import Stats
 from headgate.ledger.accounts import Account
 from headgate.ledger.prices import Tariff

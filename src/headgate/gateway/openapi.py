@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from headgate import __version__
-from headgate.gateway.asks import Ask, BatchAsk
+from headgate.gateway.bodies import Ask, BatchAsk
 from headgate.gateway.errors import REASONS
 
 PROMPT_FIELD = {

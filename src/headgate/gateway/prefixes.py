@@ -3,7 +3,8 @@
 import zlib
 from typing import TYPE_CHECKING
 
-from headgate.gateway.asks import ABSENT, BYTES_PER_TOKEN
+from headgate.gateway.asks import BYTES_PER_TOKEN
+from headgate.gateway.bodies import ABSENT
 
 if TYPE_CHECKING:
     from headgate.gateway.engines import Engine

@@ -4,33 +4,11 @@ import re
 
 import msgspec
 
+from headgate.gateway.bodies import Answer, Usage
 from headgate.gateway.errors import Problem
 
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None  # the names of /v1/responses
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-
-
-class _Inner(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
-class _Answer(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-    response: _Inner | None = None  # a /v1/responses stream wraps its last answer
-
-
-_decoder = msgspec.json.Decoder(_Answer)
-_usage_decoder = msgspec.json.Decoder(_Usage | None)
+_decoder = msgspec.json.Decoder(Answer)
+_usage_decoder = msgspec.json.Decoder(Usage | None)
 
 Tokens = tuple[int, int, int]
 """Prompt tokens, cached ones among them, output tokens."""
@@ -38,7 +16,7 @@ Tokens = tuple[int, int, int]
 
 def usage_of(answer: bytes) -> Tokens | None:
     """The engine's own counts in one JSON answer; None if it gives none."""
-    usage: _Usage | None
+    usage: Usage | None
     try:
         # Nearly always the last field: then the rest of the answer need not be read.
         usage = _usage_decoder.decode(answer[answer.rindex(b'"usage":') + 8 : -1])
@@ -56,7 +34,7 @@ def usage_of(answer: bytes) -> Tokens | None:
     return fed, cached if 0 <= cached <= fed else fed, made or 0
 
 
-def _usage_anywhere(answer: bytes) -> _Usage | None:
+def _usage_anywhere(answer: bytes) -> Usage | None:
     try:
         decoded = _decoder.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -95,7 +73,7 @@ def without_usage(events: bytes, keep_last: bool) -> bytes:
         return _USAGE.sub(b"", events)
     kept = []
     for event in events.split(b"\n\n"):
-        if b'"usage"' not in event:
+        if event.find(b'"usage"') < 0:
             kept.append(event)
         elif not _NO_CHOICES.search(event):
             kept.append(_USAGE.sub(b"", event))
@@ -116,7 +94,7 @@ _TIER = re.compile(rb'"service_tier":\s*(?:null|"[^"]*")')
 def with_tier(answer: bytes, tier: bytes) -> bytes:
     """One JSON object with the tier that served it; the engine's own word on it is replaced."""
     field = b'"service_tier":"' + tier + b'"'
-    if b'"service_tier"' in answer:
+    if answer.find(b'"service_tier"') >= 0:
         named, found = _TIER.subn(field, answer, count=1)
         if found:
             return named

@@ -1,11 +1,12 @@
 """What a request costs, in whole billionths of the currency unit, so that sums close exactly."""
 
-import msgspec
+from dataclasses import dataclass
 
 MILLION = 1_000_000
 
 
-class Tariff(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Tariff:
     """Prices of one model in one tier, in billionths of the currency unit per million tokens."""
 
     input_nano_per_m: int = 0

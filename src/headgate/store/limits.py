@@ -196,7 +196,7 @@ class StoreLimits:
         now_s: float,
         output_tokens: int = 0,
     ) -> None:
-        assert isinstance(reservation, Held)
+        assert type(reservation) is Held
         for rate, held in reservation.slices:
             if rate.is_tokens:
                 rate.settle(held, reservation.est_tokens, tokens)

@@ -110,13 +110,15 @@ class Writer:
         if self._size + len(data) > self._segment_bytes and not self.full:
             self._begin_segment()
         self._write(data)
+        held = self._open
         for entry in entries:
             if type(entry) is UsageRecord:
-                self._open.pop(entry.request, None)
+                if held:
+                    held.pop(entry.request, None)
             elif type(entry) is Opened:
-                self._open[entry.request] = [entry]
-            elif type(entry) is Progress and entry.request in self._open:
-                self._open[entry.request][1:] = [entry]
+                held[entry.request] = [entry]
+            elif type(entry) is Progress and entry.request in held:
+                held[entry.request][1:] = [entry]
         with self._dirty:
             self._durable += durable
             self._is_dirty = True

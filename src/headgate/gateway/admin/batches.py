@@ -18,7 +18,7 @@ from headgate.gateway.admin.answers import (
 )
 from headgate.gateway.admin.desk import Desk, in_thread
 from headgate.gateway.admin.lines import ENDPOINTS
-from headgate.gateway.asks import BatchAsk
+from headgate.gateway.bodies import BatchAsk
 from headgate.gateway.errors import Problem
 from headgate.store.batches import Batch
 
