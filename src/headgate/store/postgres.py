@@ -6,7 +6,7 @@ from typing import Any
 
 from headgate.core.errors import InputError
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction
-from headgate.store.queries import in_dialect, queries
+from headgate.store.queries import in_dialect, parameters_of, queries
 
 try:
     import psycopg
@@ -47,8 +47,12 @@ class PostgresTransaction:
             cursors = [self._run(self._sql[name], row) for row in rows]
         return [cursor.rowcount for cursor in cursors]
 
-    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
+    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
         return False  # one round trip already, and each row tells
+
+    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
+        names = parameters_of(name)
+        return self.execute_each(name, [dict(zip(names, row, strict=True)) for row in rows])
 
     def script(self, sql: str) -> None:
         for statement in sql.split(";\n"):

@@ -44,8 +44,10 @@ class _Written:
 
     def learn(self, entry: Entry) -> UsageRecord | None:
         if type(entry) is UsageRecord:
-            self.open.pop(entry.request, None)
-            self.tokens.pop(entry.request, None)
+            if self.open:
+                self.open.pop(entry.request, None)
+            if self.tokens:
+                self.tokens.pop(entry.request, None)
             return entry
         if type(entry) is Opened:
             self.open[entry.request] = entry

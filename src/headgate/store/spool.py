@@ -27,7 +27,7 @@ import msgspec
 
 from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
 
-SEGMENT_BYTES = 8 << 20  # about 16,000 records
+SEGMENT_BYTES = 8 << 20  # about 40,000 records
 RETRY_S = 0.1
 SYNC_EVERY_S = 0.01  # while nobody waits for the disk
 Durable = Callable[[], None]

@@ -4,13 +4,15 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction, give_way
-from headgate.store.queries import by_position, queries
+from headgate.store.queries import many_at_once, queries
 
 BUSY_TIMEOUT_MS = 5_000
-ROWS_AT_ONCE = 50  # half a millisecond, then whoever waits for the processor has it
+ROWS_AT_ONCE = 20  # in one statement
+ROWS_AT_A_STRETCH = 40  # a fifth of a millisecond, then whoever waits for the processor has it
 # What a caller can only wait out. Any other sqlite3 error is a mistake of ours.
 AWAY_CODES = {
     sqlite3.SQLITE_BUSY,
@@ -39,19 +41,24 @@ class SqliteTransaction:
         sql, execute = self._sql[name], self._connection.execute
         return [execute(sql, row).rowcount for row in rows]
 
-    def execute_all_new(self, name: str, rows: Sequence[Parameters]) -> bool:
+    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
         self._connection.execute("SAVEPOINT all_new")
-        sql, pick = by_position("sqlite", name)
         new = 0
         for first in range(0, len(rows), ROWS_AT_ONCE):
-            some = map(pick, rows[first : first + ROWS_AT_ONCE])
-            new += self._connection.executemany(sql, some).rowcount
-            give_way()
+            some = rows[first : first + ROWS_AT_ONCE]
+            sql = many_at_once(name, len(some))
+            new += self._connection.execute(sql, list(chain.from_iterable(some))).rowcount
+            if first % ROWS_AT_A_STRETCH == 0:
+                give_way()
         done = new == len(rows)
         if not done:
             self._connection.execute("ROLLBACK TO all_new")
         self._connection.execute("RELEASE all_new")
         return done
+
+    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
+        sql, execute = many_at_once(name, 1), self._connection.execute
+        return [execute(sql, row).rowcount for row in rows]
 
     def script(self, sql: str) -> None:
         # sqlite3's executescript would commit first.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec.structs import astuple
 
 from headgate.ledger.calendar import LAST_DAY, day_of, iso_date
 from headgate.ledger.sums import DIMENSIONS, Dimension, Sum, by_day
@@ -27,7 +28,9 @@ class Usage:
                 # In the order in which leases take them, so that nobody waits in a ring.
                 for tenant in sorted({record.tenant for record in records}):
                     transaction.execute("lock_rate", {"tenant": tenant, "model": ""})
-            priced = [_billed_once(transaction, record) for record in records]
+            priced = [
+                _billed_once(transaction, record) if record.order else record for record in records
+            ]
             fresh = _added(transaction, priced)
             sums = by_day(fresh)
             transaction.execute_each(
@@ -87,27 +90,22 @@ class Usage:
 
 def _added(transaction: Transaction, records: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
     """Add records; those that were new, which nearly always are all."""
-    rows = [_row(record) for record in records]
-    if transaction.execute_all_new("add_usage", rows):
+    rows = [(*astuple(record), day_of(record.started_s)) for record in records]
+    if transaction.insert_all_new("add_usage", rows):
         return records
-    added = transaction.execute_each("add_usage", rows)
+    added = transaction.insert_each("add_usage", rows)
     return [record for record, new in zip(records, added, strict=True) if new]
 
 
 def _billed_once(transaction: Transaction, record: UsageRecord) -> UsageRecord:
     """The record, at no price when its line of a batch has been billed before."""
-    if not record.order or record.outcome != "done":
+    if record.outcome != "done":
         return record
     line = {"order": record.order, "request": record.request}
     if transaction.execute("add_billed_order", line):
         return record
     [(request,)] = transaction.query("billed_order", line)
     return record if request == record.request else msgspec.structs.replace(record, price_nano=0)
-
-
-def _row(record: UsageRecord) -> dict[str, object]:
-    row = msgspec.structs.asdict(record)
-    return row | {"class": row.pop("class_"), "day": day_of(record.started_s)}
 
 
 def _released(

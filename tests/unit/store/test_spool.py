@@ -96,7 +96,7 @@ def test_a_live_writer_is_read_as_it_writes_and_keeps_its_files(folder: Path, us
 
 def test_segments_follow_each_other_and_carry_what_is_open(folder: Path, usage: Usage) -> None:
     commits = Commits()
-    writer = Writer(folder, "w1", commits, segment_bytes=4_096)
+    writer = Writer(folder, "w1", commits, segment_bytes=2_048)
     writer.start()
     shipper = Shipper(folder, usage)
     writer.write([opened("req_long"), Progress("req_long", 7)], [nothing])

@@ -1,13 +1,13 @@
 -- name: add_usage
 INSERT INTO usage (
     request, tenant, key_id, model, tier, class, endpoint, engine, outcome, status, attempts,
-    input_tokens, cached_tokens, output_tokens, counted, price_nano, day, started_s, queued_s,
-    first_byte_s, took_s, work_order
+    input_tokens, cached_tokens, output_tokens, counted, price_nano, started_s, queued_s,
+    first_byte_s, took_s, work_order, day
 )
 VALUES (
     :request, :tenant, :key, :model, :tier, :class, :endpoint, :engine, :outcome, :status,
-    :attempts, :input_tokens, :cached_tokens, :output_tokens, :counted, :price_nano, :day,
-    :started_s, :queued_s, :first_byte_s, :took_s, :order
+    :attempts, :input_tokens, :cached_tokens, :output_tokens, :counted, :price_nano,
+    :started_s, :queued_s, :first_byte_s, :took_s, :order, :day
 )
 ON CONFLICT (request) DO NOTHING;
 
