@@ -1,6 +1,6 @@
 """Counters and their Prometheus page. Counting is a few additions on a request's last step."""
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,16 +22,9 @@ class Histogram:
         self.counts = [0] * (len(BOUNDS_S) + 1)
         self.sum_s = 0.0
 
-    def add(self, seconds: Sequence[float]) -> None:
-        """Sort the values, then find each bound's place among them: few steps for many values."""
-        ordered = sorted(seconds)
-        self.sum_s += sum(ordered)
-        before = 0
-        for place, bound in enumerate(BOUNDS_S):
-            after = bisect_right(ordered, bound)
-            self.counts[place] += after - before
-            before = after
-        self.counts[-1] += len(ordered) - before
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
 
     def samples(self, name: str, labels: str, into: Samples) -> None:
         below = 0
@@ -45,13 +38,12 @@ class Histogram:
 class Stats:
     """What happened to the requests of one model, class and tier."""
 
-    __slots__ = ("cached", "fed", "first", "labels", "made", "outcomes", "queued", "times", "took")
+    __slots__ = ("cached", "fed", "first", "labels", "made", "outcomes", "queued", "took")
 
     def __init__(self, model: str, class_: str, tier: str) -> None:
         self.labels = f'model="{_quoted(model)}",class="{_quoted(class_)}",tier="{tier}"'
         self.outcomes: dict[str, int] = {}
         self.fed = self.cached = self.made = 0
-        self.times: list[tuple[float, float, float]] = []  # not yet in the histograms
         self.queued = Histogram()
         self.first = Histogram()
         self.took = Histogram()
@@ -70,20 +62,11 @@ class Stats:
         self.cached += cached
         self.made += made
         if outcome == "done":
-            self.times.append((exchange.queued_s, exchange.first_byte_s, now_s - exchange.began_s))
-            if len(self.times) >= 1000:
-                self.sort_times()
-
-    def sort_times(self) -> None:
-        """Put the latest times into the histograms, many at once because that is cheaper."""
-        times, self.times = self.times, []
-        for histogram, column in zip(
-            (self.queued, self.first, self.took), zip(*times, strict=True), strict=False
-        ):
-            histogram.add(column)
+            self.queued.add(exchange.queued_s)
+            self.first.add(exchange.first_byte_s)
+            self.took.add(now_s - exchange.began_s)
 
     def samples(self, into: Samples) -> None:
-        self.sort_times()
         for outcome, count in self.outcomes.items():
             into[f'headgate_requests_total{{{self.labels},outcome="{outcome}"}}'] = count
         for kind, tokens in (("input", self.fed), ("cached", self.cached), ("output", self.made)):

@@ -10,7 +10,7 @@ from tests.acceptance.gateway.running import Door, Emulated, eventually, running
 
 from headgate.gateway import openapi
 from headgate.gateway.admin import batches, files
-from headgate.gateway.door import INFERENCE
+from headgate.gateway.admission import INFERENCE
 
 CHECKS = (
     "not_a_server_error",

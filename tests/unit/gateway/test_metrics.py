@@ -28,7 +28,8 @@ def test_the_page_can_be_read_back_and_several_processes_add_up():
 
 def test_a_histogram_counts_each_value_under_every_bound_it_fits():
     histogram = metrics.Histogram()
-    histogram.add([0.001, 0.005, 0.0051, 400.0])
+    for seconds in (0.001, 0.005, 0.0051, 400.0):
+        histogram.add(seconds)
     samples = {}
     histogram.samples("x", 'a="b"', samples)
     assert samples['x_bucket{a="b",le="0.005"}'] == 2
