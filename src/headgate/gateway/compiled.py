@@ -44,6 +44,7 @@ MODULES = (
     "headgate.gateway.known",
     "headgate.gateway.lanes",
     "headgate.gateway.metrics",
+    "headgate.gateway.outbox",
     "headgate.gateway.pages",
     "headgate.gateway.prefixes",
     "headgate.gateway.stream",

@@ -21,6 +21,7 @@ from headgate.gateway.exchange import Exchange
 from headgate.gateway.front import LARGE_BODY, Front, Head
 from headgate.gateway.known import Known
 from headgate.gateway.lanes import Lane
+from headgate.gateway.outbox import Outbox
 from headgate.gateway.pages import RELAYED, Pages
 from headgate.gateway.ports import Accounts, Limits, Meter
 from headgate.gateway.wheel import Wheel
@@ -46,6 +47,7 @@ class Door:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(self.loop)
+        self.outbox = Outbox(self.loop)
         self.accounts = accounts
         self.limits = limits
         self.meter = meter
@@ -229,6 +231,7 @@ class Door:
         until_s = self.loop.time() + drain_s
         while self.fronts and self.loop.time() < until_s:
             await asyncio.sleep(0.02)
+        self.outbox.flush()
         for front in list(self.fronts):
             if front.transport is not None:
                 front.transport.abort()

@@ -299,7 +299,7 @@ class Link:
         self.deadline_s = now_s + self.engine.answer_timeout_s
         if not self.watched_tick:
             self.wheel.watch(self)
-        self.transport.write(request)
+        exchange.door.outbox.post(self.transport, request)
 
     def answered(self) -> bool:
         """Whether any of the answer has come."""
@@ -307,8 +307,8 @@ class Link:
 
     def write(self, data: bytes) -> None:
         """Send more of a request's body."""
-        if self.transport is not None:
-            self.transport.write(data)
+        if self.transport is not None and self.exchange is not None:
+            self.exchange.door.outbox.post(self.transport, data)
 
     def pause_writing(self) -> None:
         if self.exchange is not None:

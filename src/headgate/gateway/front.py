@@ -131,6 +131,7 @@ class Front:
 
     def eof_received(self) -> None:
         """A client that will send no more has left: the connection is closed."""
+        self.door.outbox.flush()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -246,7 +247,7 @@ class Front:
         if length is not None and len(length) > 4:
             self.door.preview(reading, int(length))
         if b"expect" in headers and self.active is None and self.transport is not None:
-            self.transport.write(CONTINUE)
+            self.write(CONTINUE)
         if (reading.body_max > self.door.body_max) and self.active is None and not self.pending:
             self._upload(reading)
 
@@ -375,7 +376,7 @@ class Front:
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
-            self.transport.write(data)
+            self.door.outbox.post(self.transport, data)
 
     def exchange_over(self, keep_alive: bool) -> None:
         """The answer has been written: on to the next request, or goodbye."""
@@ -417,7 +418,7 @@ class Front:
         self.door.metrics.rejected += 1
         if self.active is None and self.transport is not None:
             body = problem.body()
-            self.transport.write(self.door.head(problem.status, body, close=True) + body)
+            self.write(self.door.head(problem.status, body, close=True) + body)
             self._close()
         elif self.transport is not None:
             self.transport.abort()
@@ -426,6 +427,7 @@ class Front:
         self.closing = True
         assert self.transport is not None
         self._wait(self.door.server.stalled_reader_s)
+        self.door.outbox.flush()
         self.transport.close()
 
     def _wait(self, seconds: float) -> None:
