@@ -25,7 +25,7 @@ RATE_PER_S = 4.0  # interactive requests an engine
 LINES = 15_000
 FULL_WITHIN_S = 60.0
 DRAWS = 400  # of the requests, for the interval
-BURSTS = 20
+BURSTS = 12
 BURST_GAP_S = 0.002
 BURST = 14  # requests an engine: a tenth of its places is free, so half of them need one
 
@@ -56,7 +56,7 @@ LINE = Lengths(400, 160, 0.6, 0.6, 4142, 1000)
 
 def batch(plan: Plan) -> dict[str, float]:
     """Interactive traffic alone, then the very same with a batch behind it."""
-    seconds = max(20.0, plan.seconds * 45)
+    seconds = max(20.0, plan.seconds * 40)
     tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
     with site(
         plan.folder / "batch",
