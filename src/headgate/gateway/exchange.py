@@ -540,4 +540,5 @@ class Exchange:
             if self.front is not None and self.front.transport is not None:
                 self.front.transport.abort()
         else:
-            self._say(Problem(502, "admin_unavailable", "Files and batches are not at hand now."))
+            said = "Files and batches are not at hand now."
+            self._say(Problem(503, "admin_unavailable", said, retry_after_s=1.0))

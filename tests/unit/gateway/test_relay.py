@@ -84,13 +84,14 @@ def test_a_chunked_upload_and_a_plain_read_pass_too():
     run(story)
 
 
-def test_without_the_admin_process_files_are_502_and_the_door_stays_open():
+def test_without_the_admin_process_files_are_503_and_the_door_stays_open():
     async def story():
         async with house() as h:
             await with_clerk(h)
             h.door.admin.port = 1
             request = (HEAD % b"GET /v1/files").replace(b"x-headgate-internal: guess\r\n", b"")
-            assert (await h.raw(request + b"\r\n")).status == 502
+            answer = await h.raw(request + b"\r\n")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert (await h.ask()).status == 200
 
     run(story)

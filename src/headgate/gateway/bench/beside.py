@@ -1,6 +1,7 @@
 """A batch beside interactive traffic: what of the idle engines it uses, what it costs others."""
 
 import asyncio
+import bisect
 import json
 import math
 import random
@@ -25,9 +26,11 @@ RATE_PER_S = 4.0  # interactive requests an engine
 LINES = 15_000
 FULL_WITHIN_S = 60.0
 DRAWS = 400  # of the requests, for the interval
-BURSTS = 12
-BURST_GAP_S = 0.002
-BURST = 14  # requests an engine: a tenth of its places is free, so half of them need one
+NEEDY = 200  # requests that come faster than the batch's own lines end
+NEEDY_AT_ONCE = 40
+NEEDY_TOKENS = 60
+NEEDY_GAP_S = 0.02
+NEEDY_PAUSE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ def batch(plan: Plan) -> dict[str, float]:
         before, from_s = _work_s(place), time.monotonic()
         busy = run(lambda: _interactive(place, seconds))
         took_s, spent_s = time.monotonic() - from_s, _work_s(place) - before
-        evicted = run(lambda: _evictions_ms(place))
         key = {"authorization": f"Bearer {place.keys['night']}"}
         http_call(place.door.port, "POST", f"/v1/batches/{name}/cancel", headers=key)
+    evicted = _evictions(plan, tenants)
     taken_s = sum(_seconds_of(prompt, t.output_tokens) for (prompt, _, _), t in busy)
     firsts = [(a.first_s, b.first_s) for (_, a), (_, b) in zip(quiet, busy, strict=True)]
     low, high = _interval(firsts)
@@ -127,7 +130,7 @@ def _seconds_of(prompt: float, output: float) -> float:
 
 def _wait_until_full(place: Site) -> None:
     until_s = time.monotonic() + FULL_WITHIN_S
-    while place.counters("num_requests_running") < FULL_SHARE * PLACES * ENGINES:
+    while place.counters("num_requests_running") < FULL_SHARE * PLACES * len(place.engines):
         if time.monotonic() > until_s:
             raise InputError(f"the batch did not fill the engines within {FULL_WITHIN_S:.0f} s.")
         time.sleep(0.5)
@@ -158,27 +161,40 @@ def _interval(firsts: list[tuple[float, float]]) -> tuple[float, float]:
     return ratios[DRAWS // 20], ratios[-1 - DRAWS // 20]
 
 
+def _evictions(plan: Plan, tenants: dict[str, str]) -> list[float]:
+    with site(
+        plan.folder / "evictions",
+        tenants,
+        engine_options=ENGINE,
+        engine_terms=f"in_flight_max = {PLACES}",
+    ) as place:
+        time.sleep(2.0)
+        _start_batch(place)
+        _wait_until_full(place)
+        evicted: list[float] = run(lambda: _evictions_ms(place))
+    return evicted
+
+
 async def _evictions_ms(place: Site) -> list[float]:
-    """From bursts that need places of the batch's to each cancellation at an engine."""
+    """From the coming of each request that needs a batch's place to an engine's knowing of it.
+
+    They come one by one, so far apart that a cancellation is the last one's doing.
+    """
     askers = Askers(place.door.port)
-    asked = message(place.door.port, place.keys["boss"], "quick", 100, stream=True)
-    times = []
-    for _ in range(BURSTS):
-        began_s = time.monotonic()
-        tasks = []
-        for _ in range(BURST * ENGINES):
-            tasks.append(asyncio.create_task(askers.ask(asked)))
-            await asyncio.sleep(BURST_GAP_S)
-        told = await asyncio.gather(*tasks)
-        over_s = max(t.ended_s for t in told)
-        aborts = await asyncio.to_thread(place.aborts)
-        seen = sorted(at_s for _, at_s in aborts if began_s <= at_s <= over_s)
-        # Each of those that found no free place, the last ones, cost the batch one.
-        needing = sorted(t.began_s for t in told)[-len(seen) :] if seen else []
-        times += [(at_s - asked_s) * 1e3 for asked_s, at_s in zip(needing, seen, strict=True)]
-        await asyncio.sleep(1.0)
+    asked = message(place.door.port, place.keys["boss"], "quick", NEEDY_TOKENS, stream=True)
+    came_s, tasks = [], []
+    for number in range(NEEDY):
+        if number % NEEDY_AT_ONCE == 0:
+            await asyncio.sleep(NEEDY_PAUSE_S)
+        came_s.append(time.monotonic())
+        tasks.append(asyncio.create_task(askers.ask(asked)))
+        await asyncio.sleep(NEEDY_GAP_S)
+    over_s = time.monotonic()
+    aborts = await asyncio.to_thread(place.aborts)
+    await asyncio.gather(*tasks)
     askers.close()
-    return times
+    seen = [at_s for _, at_s in aborts if came_s[0] <= at_s <= over_s]
+    return [(at_s - came_s[bisect.bisect(came_s, at_s) - 1]) * 1e3 for at_s in seen]
 
 
 def _start_batch(place: Site) -> str:
