@@ -235,8 +235,8 @@ class Prices:
         self._prefer(self.plan, standing)
         fill = self.ground.tables.claims[-1]
         fill[:, k.CAP] = ANY
-        self._sort(self.plan, standing)
-        room = np.ceil(self.plan.lent).astype(np.int64)
+        unfilled = self._sort(self.plan, standing)
+        room = np.ceil(self.plan.lent + unfilled).astype(np.int64)
         fill[:, k.CAP] = fill[:, k.HELD] + fill[:, k.COMING] + room
 
     def _prefer(self, plan: Plan, standing: Standing) -> None:
@@ -260,8 +260,11 @@ class Prices:
         own = [(v, service.shape) for v, service in enumerate(self.services.services)]
         return [*own, *(divmod(pair, shapes) for pair in pairs.tolist())]
 
-    def _sort(self, plan: Plan, at: Standing) -> None:
-        """Give every work its place: quotas are filled by those that stand in them already."""
+    def _sort(self, plan: Plan, at: Standing) -> Floats:
+        """Give every work its place: quotas are filled by those that stand in them already.
+
+        Returns [pool] GPUs of the works' quotas that nobody fills.
+        """
         works = self.ground.tables.works
         place = np.full(len(at.rows), BEYOND)
         inside = np.where(plan.partial, MARGINAL, PLANNED)[at.use]
@@ -279,6 +282,15 @@ class Prices:
         place[waits & ~at.own & ~at.batch] = PLANNED
         for i in np.flatnonzero(place != at.place).tolist():
             self._move(int(at.rows[i]), int(place[i]))
+        return self._unfilled(left, room - AHEAD * plan.quota.sum(axis=1))
+
+    def _unfilled(self, left: Floats, over: Floats) -> Floats:
+        """[pool] GPUs that works' uses lack by `left[use, pool]` while `over[use]` of them have
+        nobody in line: gangs too large for what is left would wait for ever beside them."""
+        works = slice(2 * len(self.services.services), None)
+        lacking = np.clip(left[works], 0.0, None)
+        share = np.clip(over[works], 0.0, None) / np.maximum(lacking.sum(axis=1), 1e-9)
+        return np.asarray((lacking * np.minimum(share, 1.0)[:, None]).sum(axis=0))
 
     def lend(self, row: int) -> None:
         """Let a work that holds accelerators already count as lent from now on."""

@@ -25,10 +25,12 @@ class Outlook:
     # A rolling day: quarters of an hour near, hours far.
     hours: tuple[float, ...] = (0.25, 0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 6.0, 6.0)
     base_windows: int = 15  # online demand is the busiest of so many windows
-    margin_worth: float = 0.6  # of the bid: how often the margin's last unit is needed
+    margin_worth: float = 0.3  # of the bid: how often the margin is needed, by and large
     reserve: float = 1e-3  # of the mean bid: idle capacity of a sought pool is worth a little
     wait_cost: float = 0.005  # of the bid, an hour: what can be done now at equal price is done now
     late_loss: float = 1.0  # of the bid: what a token past its deadline costs
+    fill_horizon_s: float = 3600.0  # batch asks for what would be done within this time
+    urgent_margin: float = 1.25
     partial: float = 0.97  # a use that gets less than this is cut
 
 
@@ -52,11 +54,11 @@ def programme_of(m: Market, o: Outlook, tier: Ints) -> Programme:
     for v in range(services):
         tokens = m.due_tokens[v] / m.per_gpu_s[v] / HOUR_S
         row = services + v
-        arrives[row, 0] = tokens.sum()
+        arrives[row] = _taken_up(m, o, v, hours)
         if m.traffic.ordered_per_s is not None:
             # Orders go on coming; beyond the first bucket, which is for what is here.
             coming = m.traffic.ordered_per_s[v] / m.per_gpu_s[v] * hours
-            arrives[row, 1:] = coming[1:]
+            arrives[row, 1:] += coming[1:]
         due = np.array([tokens[m.due_s[v] <= end_s].sum() for end_s in ends_s])
         may_wait[row] = np.maximum(np.cumsum(arrives[row]) - due, 0.0)
         loss[row] = value[row] * o.late_loss
@@ -84,6 +86,15 @@ def programme_of(m: Market, o: Outlook, tier: Ints) -> Programme:
         floors=_within(np.repeat(_floors(m, services)[:, :, None], len(hours), axis=2), capacity),
         reserve=o.reserve * worth,
     )  # fmt: skip
+
+
+def _taken_up(m: Market, o: Outlook, v: int, hours: Floats) -> Floats:
+    """[bucket] GPU-hours of a service's batch here that become takeable: replicas are asked for so
+    that all is done within the fill horizon, so no bucket can hold more than they would do."""
+    unit = m.per_gpu_s[v] * HOUR_S
+    all_, due_per_h = m.due_tokens[v].sum() / unit, m.traffic.batch_due_per_s[v] / m.per_gpu_s[v]
+    per_h = max(all_ * HOUR_S / o.fill_horizon_s, due_per_h * o.urgent_margin)
+    return np.diff(np.minimum(all_, per_h * np.cumsum(hours)), prepend=0.0)
 
 
 def _capacity(m: Market, hours: Floats) -> Floats:

@@ -3,7 +3,9 @@
 An hour ahead the last value is hard to beat on published traffic (WAPE 0.15-0.19). What is tried
 against it is the last value drawn towards the same hour of the day before, or towards the mean
 when there is no day before, the more so the further ahead. How strongly is chosen on the days
-seen so far; where nothing beats the last value on them, the last value it is.
+seen so far; where nothing beats the last value on them, the last value it is. Before two days are
+known nothing can be judged, and the last value falls back to the mean slowly: that a peak goes on
+for a day is the worse guess (docs/why/prices.md).
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ STEPS_PER_DAY = 96  # quarters of an hour
 PULLS = (1.0, 0.95, 0.85, 0.7, 0.5)
 TESTED_AT = (1, 4, 8, 16, 32)  # steps ahead at which a pull is judged: a quarter to eight hours
 AT_LEAST = 32  # errors seen before a percentile is taken from them
-# Anything but persistence is tried when a day has been seen and another to judge it by.
+# A pull is chosen when a day has been seen and another to judge it by; until then it is this.
 CHOSEN_FROM = 2 * STEPS_PER_DAY
+UNTRIED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ def drawn(seen: Floats, pull: float, ahead: int) -> Floats:
 
 
 def choose(seen: Floats) -> Floats:
-    """[service] the pull with the least error on what was seen; 1 where persistence is best.
+    """[service] the pull with the least error on what was seen; 1 where persistence is best, and
+    `UNTRIED` while too little was seen.
 
     Judged over several horizons on all that was seen; another pull must beat persistence by 2 %,
     so that chance alone does not switch it on.
@@ -63,7 +67,7 @@ def choose(seen: Floats) -> Floats:
 def _chosen(history: bytes, services: int) -> Floats:
     seen = np.frombuffer(history).reshape(-1, services)
     if len(seen) < CHOSEN_FROM:
-        return np.ones(services)
+        return np.full(services, UNTRIED)
     error = np.zeros((len(PULLS), services))
     for ahead in TESTED_AT:
         if ahead >= len(seen):
