@@ -135,7 +135,7 @@ class Shipper:
                 chunk = file.read(CHUNK_BYTES)
                 end = _end_of_lines(chunk)
                 if end == 0:
-                    if len(chunk) < CHUNK_BYTES or chunk[0] == 0:
+                    if len(chunk) < CHUNK_BYTES or b"\0" in chunk:  # its end is not written yet
                         break
                     end = len(chunk)  # one line as long as this is no line of ours
                 for entry in self._entries(path, chunk[:end]):
