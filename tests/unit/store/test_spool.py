@@ -147,6 +147,28 @@ def test_a_torn_last_line_and_an_unreadable_one_stop_nothing(folder: Path, usage
     assert b'{"entry":"usage"}' in (folder / "unreadable").read_bytes()
 
 
+def test_a_line_met_while_it_is_written_is_read_when_it_is_whole(
+    folder: Path, usage: Usage
+) -> None:
+    commits = Commits()
+    writer = Writer(folder, "w1", commits)
+    writer.start()
+    writer.write([record("req_1")], [nothing])
+    commits.wait_for(1)
+    [segment] = folder.glob("*.jsonl")  # as long as it may become, and empty behind the line
+    line = segment.read_bytes().partition(b"\0")[0]
+    more = line.replace(b"req_1", b"req_2") + line.replace(b"req_1", b"req_3")
+    shipper = Shipper(folder, usage)
+    for upto, there in ((30, 1), (len(line) + 30, 2), (len(more), 3)):
+        with segment.open("r+b") as file:
+            file.seek(len(line))
+            file.write(more[:upto])
+        shipper.ship()
+        assert requests(usage) == ["req_1", "req_2", "req_3"][:there]
+    assert shipper.bad_lines == 0
+    writer.stop()
+
+
 def test_while_the_store_is_away_records_wait_and_then_arrive_once(
     folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
