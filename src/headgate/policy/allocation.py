@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from headgate.core.tables import Floats, Ints
 from headgate.policy.forecast import choose, expected
 from headgate.policy.price.programme import Answer, Programme, Uses
-from headgate.policy.rules import Market, Plan
+from headgate.policy.rules import Market, Plan, Traffic
 
 HOUR_S = 3600.0
+CUT = 0.97  # of what it wants: a use that gets less is cut
 IDLE = 0.01  # of a pool: what starting and stopping leave free at any moment
 
 
@@ -29,9 +30,14 @@ class Outlook:
     reserve: float = 1e-3  # of the mean bid: idle capacity of a sought pool is worth a little
     wait_cost: float = 0.005  # of the bid, an hour: what can be done now at equal price is done now
     late_loss: float = 1.0  # of the bid: what a token past its deadline costs
-    fill_horizon_s: float = 3600.0  # batch asks for what would be done within this time
-    urgent_margin: float = 1.25
-    partial: float = 0.97  # a use that gets less than this is cut
+    fill_horizon_s: float = HOUR_S  # batch asks for what would be done within this time
+    urgent_margin: float = 1.25  # and for so much more than its deadlines need
+
+    def batch_per_s(self, traffic: Traffic) -> Floats:
+        """[service] tokens/s of replicas that batch asks for, and that a plan may count on."""
+        return np.maximum(
+            traffic.batch_tokens / self.fill_horizon_s, traffic.batch_due_per_s * self.urgent_margin
+        )
 
 
 def programme_of(m: Market, o: Outlook, tier: Ints) -> Programme:
@@ -89,12 +95,11 @@ def programme_of(m: Market, o: Outlook, tier: Ints) -> Programme:
 
 
 def _taken_up(m: Market, o: Outlook, v: int, hours: Floats) -> Floats:
-    """[bucket] GPU-hours of a service's batch here that become takeable: replicas are asked for so
-    that all is done within the fill horizon, so no bucket can hold more than they would do."""
-    unit = m.per_gpu_s[v] * HOUR_S
-    all_, due_per_h = m.due_tokens[v].sum() / unit, m.traffic.batch_due_per_s[v] / m.per_gpu_s[v]
-    per_h = max(all_ * HOUR_S / o.fill_horizon_s, due_per_h * o.urgent_margin)
-    return np.diff(np.minimum(all_, per_h * np.cumsum(hours)), prepend=0.0)
+    """[bucket] GPU-hours of a service's batch that is here, as replicas are asked for it: a plan
+    that had all of it done at once would keep GPUs for replicas that nobody starts."""
+    gpus = o.batch_per_s(m.traffic)[v] / m.per_gpu_s[v]
+    all_ = m.due_tokens[v].sum() / m.per_gpu_s[v] / HOUR_S
+    return np.diff(np.minimum(all_, gpus * np.cumsum(hours)), prepend=0.0)
 
 
 def _capacity(m: Market, hours: Floats) -> Floats:
@@ -211,9 +216,9 @@ def plan_of(m: Market, p: Programme, a: Answer) -> Plan:
     asked = np.where(p.uses.may_wait[:, 0] == 0.0, p.uses.arrives[:, 0], 0.0)
     got = made[:services] + made[uses:]
     partial = np.ones(uses, np.bool_)
-    partial[:services] = got < 0.97 * (asked[:services] + asked[uses:])
+    partial[:services] = got < CUT * (asked[:services] + asked[uses:])
     works = np.arange(2 * services, uses)
-    partial[works] = quota[works].sum(axis=1) < 0.97 * m.wanted[works]
+    partial[works] = quota[works].sum(axis=1) < CUT * m.wanted[works]
     profit = (
         p.uses.rate * (p.uses.value[:, None] - a.output_price[:, :1])
         - a.price[:, 0]

@@ -71,8 +71,6 @@ class Headgate:
     scaling: Anticipating = field(default_factory=Anticipating)
     outlook: Outlook = field(default_factory=Outlook)
     price_every_s: float = 240.0
-    fill_horizon_s: float = 3600.0  # batch asks for what would be done within this time
-    urgent_margin: float = 1.25
     name: str = "headgate"
 
     def rules(self, fleet: Fleet) -> Rules:
@@ -105,10 +103,7 @@ class Headgate:
         online = self.scaling(traffic)
         if traffic.planned_per_s is not None:
             online = np.minimum(online, traffic.planned_per_s)
-        wanted = np.maximum(
-            traffic.batch_tokens / self.fill_horizon_s, traffic.batch_due_per_s * self.urgent_margin
-        )
-        return Targets(online, wanted)
+        return Targets(online, self.outlook.batch_per_s(traffic))
 
     def price(self, market: Market, solver: Solver) -> Plan:
         tier = np.array(

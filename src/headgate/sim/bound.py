@@ -89,7 +89,9 @@ def programme_of(
     scenario = story.scenario
     length_s = bucket_s or max(900.0, scenario.span_s / BUCKETS_MOST)
     length_s = max(length_s, scenario.window_s)
-    ends_s = np.append(np.arange(length_s, scenario.span_s, length_s), scenario.span_s)
+    # What is left at the end joins the bucket before it when it is less than a window.
+    whole_s = scenario.span_s - scenario.window_s / 2
+    ends_s = np.append(np.arange(length_s, whole_s, length_s), scenario.span_s)
     rows = [*_services(story, ends_s), *_works(story, ends_s)]
     families = list(dict.fromkeys(row.family for row in rows))
     pools = len(story.fleet.pools)
