@@ -28,7 +28,7 @@ NOTED_AT_ONCE = 64
 REMEMBERED = 192  # notes of works alike
 AT_LEAST = 24  # of which so many must have begun, or an estimate would be a guess
 MISSED_EITHER_SIDE = 0.05
-LEARNED_FROM_ONE = 0.01
+LEARNED_FROM_ONE = 0.02
 AGES_S = (300.0, 1200.0, 4800.0, 19_200.0, 76_800.0)
 
 Key = tuple[int, ...]
