@@ -19,7 +19,7 @@ NIGHT = f"{EXAMPLES / 'night_batch.py'}:NightBatch"
 WORDS = {
     "value_usd": "SOURCE", "busy_share_by_pool": "POOL", "classes": "CLASS", "services": "SERVICE",
     "refused": "RULE", "use": "SOURCE", "waiting_gpus": "CLASS", "policies": "NAME",
-    "token_worth": "SERVICE",
+    "token_worth": "SERVICE", "price_usd_per_gpu_h": "POOL", "guarantee_usd_per_gpu_h": "POOL",
 }  # fmt: skip
 
 

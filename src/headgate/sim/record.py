@@ -35,6 +35,10 @@ class Recorder:
         self.waiting = np.zeros((windows, classes), np.int32)  # works
         self.waiting_gpus = np.zeros((windows, classes), np.int32)
         self.guarantees = Guarantees(machine)
+        # Sums over the windows that stood under a plan, US dollars a GPU-hour.
+        self.planned = 0
+        self.price = np.zeros(pools)
+        self.guarantee_price = np.zeros((classes, pools))
         self.refusals: dict[str, int] = {}
 
     def __call__(self, fact: Fact, wishes: list[Wish]) -> None:
@@ -51,8 +55,17 @@ class Recorder:
                 s.arrived, s.served, s.in_objective, s.queued, s.refused, s.batch_served,
             )  # fmt: skip
         self._note_waiting(row)
+        self._note_prices()
         self.guarantees.note(fact.at_s, fact.window_s)
         self.count += 1
+
+    def _note_prices(self) -> None:
+        prices = self.machine.prices
+        if prices is None or prices.plan is None:
+            return
+        self.planned += 1
+        self.price += prices.plan.price[:, 0]
+        self.guarantee_price += prices.plan.floor_price[:, :, 0]
 
     def _note_waiting(self, row: int) -> None:
         tables = self.machine.ground.tables

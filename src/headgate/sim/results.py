@@ -63,6 +63,7 @@ class Figures:
             "valley_harvest": self.valley_harvest(),
             "lost_work_share": lost / ran if ran else 0.0,
             "guarantee_broken_s": self.record.guarantees.broken_s,
+            "price_usd_per_gpu_h": self._by_pool(self.record.price),
             "ledger_residual": self.ledger.residual,
             "batch": self._batch(),
             "classes": self.classes(),
@@ -221,8 +222,17 @@ class Figures:
                     NAMES[int(rule)]: int(count) for rule, count in zip(*reasons, strict=True)
                 },
                 "guarantee_broken_s": float(self.record.guarantees.by_class[row]),
+                "guarantee_usd_per_gpu_h": self._by_pool(self.record.guarantee_price[row]),
             }
         return result
+
+    def _by_pool(self, price: Floats) -> dict[str, float]:
+        """The mean of a price over the windows under a plan; empty where none was made."""
+        planned = self.record.planned
+        if not planned:
+            return {}
+        means = (price / planned).tolist()
+        return {pool.name: mean for pool, mean in zip(self.story.fleet.pools, means, strict=True)}
 
     def services(self) -> dict[str, Any]:
         """By service: tokens and objective attainment."""
