@@ -116,6 +116,33 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
             return body
 
 
+class Sick(asyncio.Protocol):
+    """An engine that does one thing, mostly wrong, with each request it gets."""
+
+    def __init__(self, does: Callable[[asyncio.Transport, bytes], object]) -> None:
+        self.does = does
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if b"\r\n\r\n" in data:
+            self.does(self.transport, data)
+
+
+async def sick(
+    h: House, does: Callable[[asyncio.Transport, bytes], object], name: str = "e0"
+) -> None:
+    """Put a sick engine in the place of one of the house's."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Sick(does), "127.0.0.1", 0)
+    h.servers.append(server)
+    engine = h.door.dispatcher.engines[name]
+    engine.port = server.sockets[0].getsockname()[1]
+    engine.close()
+
+
 @contextlib.asynccontextmanager
 async def house(
     config: str = "",

@@ -11,7 +11,7 @@ from headgate.gateway.asks import BYTES_PER_TOKEN, output_max, read_ask
 from headgate.gateway.bodies import Ask
 from headgate.gateway.dispatch import ModelRun
 from headgate.gateway.errors import Problem
-from headgate.gateway.exchange import OVER, Exchange
+from headgate.gateway.exchange import Exchange
 from headgate.gateway.front import Head
 from headgate.gateway.lanes import Lane
 from headgate.ledger.accounts import Account, Tenant
@@ -165,8 +165,10 @@ class Admission:
         lane = exchange.lane
         try:
             until_s = monotonic() + LEASE_WITHIN_S
-            while exchange.front is not None:
+            while True:
                 await self.door.limits.lease(lane.account, lane.model.name)
+                if exchange.front is None:  # it left, and has its record
+                    return
                 if self._try_reserve(exchange, monotonic()):
                     break
                 if monotonic() > until_s:
@@ -175,13 +177,7 @@ class Admission:
         except Problem as problem:
             exchange.refuse(problem)
             return
-        if exchange.front is None:
-            if exchange.reservation is not None:
-                self.door.limits.settle(exchange.reservation, 0, 0, self.door.loop.time())
-                exchange.reservation = None
-            exchange.state = OVER
-        else:
-            self.door.dispatcher.offer(exchange)
+        self.door.dispatcher.offer(exchange)
 
     def lane(self, account: Account, ask: Ask, path: bytes, batch: bool) -> Lane:
         """Work out a lane and keep it; Problem if the account may not go this way."""

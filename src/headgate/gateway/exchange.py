@@ -300,8 +300,8 @@ class Exchange:
             if self.link is not None:
                 self.link.drop()
             return
-        if self.state == READ:
-            # Its account or lease is being fetched; who fetches sees that nobody waits.
+        if self.state == READ and not hasattr(self, "lane"):
+            # Its account is being fetched; who fetches sees that nobody waits.
             return
         door = self.door
         if self.state == WAITING:
@@ -386,10 +386,13 @@ class Exchange:
         self._record("failed", self.status, head + body)
 
     def _broken_stream(self, outcome: Outcome) -> None:
-        """End a stream that lost its engine with an event that says so."""
+        """End a stream that lost its engine with an event that says so.
+
+        The client's connection stays: the answer has its end, so its next request may be on the
+        way already, and would be lost.
+        """
         said = Problem(502, "engine_lost", "The engine broke off; what came before is billed.")
         data = b"data: " + said.body() + b"\n\n"
-        self.keep_alive = False
         if self.chunked_out:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
         self._record(outcome, 200, data)

@@ -5,11 +5,12 @@ import gc
 import json
 
 import pytest
-from tests.house import answer_from, chat, house, request_for, run
+from tests.house import answer_from, chat, house, request_for, run, sick
 
 from headgate.gateway.config import parse_config
 from headgate.gateway.engines import Link
 from headgate.gateway.front import Front
+from headgate.gateway.memory import MemoryLimits
 
 
 def nothing_leaked(h):
@@ -22,31 +23,6 @@ def nothing_leaked(h):
     assert all(m.queue.waiting == 0 for m in h.door.dispatcher.models.values())
     names = [r.request for r in h.meter.records]
     assert len(names) == len(set(names))
-
-
-class Sick(asyncio.Protocol):
-    """An engine that does one wrong thing with each request it gets."""
-
-    def __init__(self, does):
-        self.does = does
-        self.transport = None
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        if b"\r\n\r\n" in data:
-            self.does(self.transport, data)
-
-
-async def sick(h, does, name="e0"):
-    """Put a sick engine in the place of one of the house's."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Sick(does), "127.0.0.1", 0)
-    h.servers.append(server)
-    engine = h.door.dispatcher.engines[name]
-    engine.port = server.sockets[0].getsockname()[1]
-    engine.close()
 
 
 EVENT = (
@@ -81,6 +57,56 @@ def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error_and_what_c
                 7,
                 2,
             )
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_after_a_stream_that_broke_off_the_connection_serves_the_next_request():
+    def dies_in_streams(transport, data):
+        if b'"stream":' in data:
+            transport.write(STREAM_HEAD + chunk(EVENT % 1))
+            asyncio.get_running_loop().call_later(0.05, transport.abort)
+        else:
+            body = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+            transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def story():
+        async with house() as h:
+            await sick(h, dies_in_streams)
+            reader, writer = await h.send(request_for(**chat(stream=True)))
+            broken = await answer_from(reader)
+            assert json.loads(broken.events()[-1])["error"]["code"] == "engine_lost"
+            # A client takes what ended as an answer should for an answer, and asks again.
+            writer.write(request_for(**chat()))
+            assert (await answer_from(reader)).status == 200
+            assert [r.outcome for r in h.meter.records] == ["engine_lost", "done"]
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_a_client_that_leaves_while_its_limits_are_fetched_leaves_a_record():
+    class Far(MemoryLimits):
+        def reserve(self, *asked):
+            return None
+
+        async def lease(self, account, model):
+            fetched.set()
+            await asyncio.sleep(0.1)
+
+    fetched = asyncio.Event()
+
+    async def story():
+        async with house() as h:
+            h.door.limits = Far()
+            _, writer = await h.send(request_for(**chat()))
+            await fetched.wait()
+            writer.close()
+            (record,) = await h.settled(1)
+            assert (record.outcome, record.attempts, record.price_nano) == ("left", 0, 0)
+            await asyncio.sleep(0.2)
+            assert len(h.meter.records) == 1
             nothing_leaked(h)
 
     run(story)
@@ -171,11 +197,12 @@ def test_a_first_token_is_an_event_not_the_head_that_engines_send_long_before():
     async def story():
         async with house('[[classes]]\nname="default"\nttft_ms=100.0\n') as h:
             await sick(h, heads_first)
-            h.door.dispatcher._hold_batch_back = lambda engine: None  # let stand what was seen
+            engine = h.door.dispatcher.engines["e0"]
             assert (await h.ask(**chat(stream=True))).events()[-1] == "[DONE]"
+            # Seen to be late; or that was acted upon already, which happens four times a second.
+            assert engine.late >= 1.9 or engine.batch_share < 1.0
             (record,) = h.meter.records
             assert record.first_byte_s >= 0.19
-            assert h.door.dispatcher.engines["e0"].late >= 1.9
 
     run(story)
 

@@ -141,13 +141,13 @@ def test_a_refusal_says_when_its_own_level_will_have_room_not_when_the_house_is_
             await asyncio.sleep(0.05)
             level = next(n for n, ring in enumerate(model.queue.rings) if len(ring))
             # Of late the low class was given one slot in four seconds, the high one two a second.
-            model.look_at_drain = lambda span_s: None
             model.drain_per_s = [2.0] * len(model.drain_per_s)
             model.drain_per_s[level] = 0.25
             low = await h.ask(key=LOW, **chat(max_tokens=1))
             high = await h.ask(key=HIGH, **chat(max_tokens=1))
             assert (low.status, high.status) == (429, 429)
-            assert int(low.headers["retry-after"]) == 10  # three in twelve seconds, less patience
+            # Three in twelve seconds, less patience; a little more if the rate was looked at since.
+            assert 10 <= int(low.headers["retry-after"]) <= 12
             assert int(high.headers["retry-after"]) == 1
             for _, one in (*waiting, (None, writer)):
                 one.close()

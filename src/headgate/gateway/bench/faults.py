@@ -84,9 +84,9 @@ def _audit(rows: list[tuple[Any, ...]], told: list[Told]) -> dict[str, float]:
     """Hold the records against what the clients saw."""
     records = {row[0]: row for row in rows}
     named = [t for t in told if t.request]
-    # Who left before the answer began has no name to look for; it has a record all the same. An
-    # answer that never came to one who stayed is a connection closed as it was used again, which
-    # clients try again.
+    # Who left before the answer began has no name to look for; it has a record all the same. One
+    # who stayed and got no answer found a connection closed that it thought was kept. The door
+    # closes none behind an answer, so this is a fault too, and told apart from a lost record.
     unanswered = sum(1 for t in told if not t.request and not t.left)
     unnamed = len(told) - len(named) - unanswered
     lost = sum(1 for t in named if t.request not in records)
