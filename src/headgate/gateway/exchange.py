@@ -85,6 +85,7 @@ class Exchange:
     tail = b""
     ending = b""  # the events by which a client knows that it has all, while they are held back
     events = 0
+    latest = b""  # the piece of a stream that came last
     noted = 2
     last_usage = b""
 
@@ -209,6 +210,7 @@ class Exchange:
         if not self.events:
             self._first_event()
         self.events += count
+        self.latest = data
         assert self.engine is not None
         self.engine.stream_tokens += count
         if data.find(b'"usage"') >= 0:  # `in` would first try whether it is a number
@@ -471,8 +473,9 @@ class Exchange:
             found = stream.last_usage(self.last_usage)
             if found is not None:
                 return found, "engine"
-        # One event a token; the first carries the role, the last two no text.
-        return (self.est_input, 0, max(self.events - 1, 0)), "chunks"
+        # One event a token, but for the first, with the role, and those that end the stream.
+        told = self.events - 1 - stream.endings(self.latest)
+        return (self.est_input, 0, max(told, 0)), "chunks"
 
     # Pieces.
 

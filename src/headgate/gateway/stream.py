@@ -59,6 +59,15 @@ def last_usage(events: bytes) -> Tokens | None:
         end = start if start > 0 else 0
 
 
+def endings(events: bytes) -> int:
+    """How many events of a stream that broke off had no text since they end it, by what came last:
+    the one that says why it ends, and `[DONE]` behind it."""
+    if events.find(b"data: [DONE]") >= 0:
+        return 2
+    return 1 if _FINISHES.search(events) else 0
+
+
+_FINISHES = re.compile(rb'"finish_reason":\s*"')
 # The usage object of an event holds at most one level of objects (the token details).
 _USAGE = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _NO_CHOICES = re.compile(rb'"choices":\s*\[\]')

@@ -62,6 +62,32 @@ def test_an_engine_killed_in_mid_stream_ends_the_stream_with_an_error_and_what_c
     run(story)
 
 
+ROLE = b'data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
+WORD = b'data: {"choices":[{"delta":{"content":"a "},"finish_reason":null}]}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "end", [[], [END], [END, b"data: [DONE]\n\n"], [END + b"data: [DONE]\n\n"]]
+)
+def test_events_without_text_are_not_billed_where_the_engine_has_not_counted(end):
+    def dies(transport, data):
+        transport.write(STREAM_HEAD)
+        for at, event in enumerate([ROLE, WORD, WORD, WORD, *end]):
+            asyncio.get_running_loop().call_later(0.01 * at, transport.write, chunk(event))
+        asyncio.get_running_loop().call_later(0.1, transport.abort)
+
+    async def story():
+        async with house() as h:
+            await sick(h, dies)
+            await h.ask(**chat(stream=True))
+            (record,) = h.meter.records
+            assert (record.outcome, record.counted) == ("engine_lost", "chunks")
+            assert record.output_tokens == 3
+
+    run(story)
+
+
 def test_after_a_stream_that_broke_off_the_connection_serves_the_next_request():
     def dies_in_streams(transport, data):
         if b'"stream":' in data:
