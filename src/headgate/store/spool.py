@@ -108,7 +108,10 @@ class Writer:
     def _write_group(self, entries: list[Entry], durable: list[Durable]) -> None:
         data = self._encoder.encode_lines(entries)
         if self._size + len(data) > self._segment_bytes and not self.full:
-            self._begin_segment()
+            try:
+                self._begin_segment()
+            except OSError:
+                self.full = True  # this segment grows on until another can be set aside
         self._write(data)
         held = self._open
         for entry in entries:
@@ -188,13 +191,23 @@ class Writer:
         with self._dirty:
             self._file = file
         if before != -1:
-            os.ftruncate(before, size)
-            os.fdatasync(before)
-            os.close(before)
+            _finish(before, size)
         self._write(
             self._encoder.encode_lines([one for held in self._open.values() for one in held])
         )
         self._allocate_next()
+
+
+def _finish(file: int, size: int) -> None:
+    """Close a file at its length, durable whatever the disk says at first."""
+    while True:
+        try:
+            os.ftruncate(file, size)
+            os.fdatasync(file)
+            break
+        except OSError:
+            time.sleep(RETRY_S)
+    os.close(file)
 
 
 class _Descriptor:

@@ -1,6 +1,7 @@
 """Usage between the door and the store: durable in groups, shipped once, whatever happens."""
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -116,6 +117,32 @@ def test_segments_follow_each_other_and_carry_what_is_open(folder: Path, usage: 
     writer._lock = os.open(os.devnull, os.O_RDONLY)
     writer._next.touch()
     writer.stop()
+
+
+def test_a_disk_that_fails_as_a_segment_begins_ends_no_writing(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(errno.EIO, "input/output error") for _ in range(3)]
+    fsync = os.fsync
+
+    def sick(file: int) -> None:
+        if failures:
+            raise failures.pop()
+        fsync(file)
+
+    writer = Writer(folder, "w1", Commits(), segment_bytes=4_096)
+    writer.start()
+    monkeypatch.setattr("headgate.store.spool.RETRY_S", 0.01)
+    monkeypatch.setattr(os, "fsync", sick)
+    for i in range(200):
+        writer.write([record(f"req_{i}")], [])
+        time.sleep(0.001)
+        while writer.full:  # as the door does, which refuses meanwhile
+            time.sleep(0.005)
+    writer.stop()
+    assert not failures
+    Shipper(folder, usage).ship()
+    assert requests(usage) == sorted(f"req_{i}" for i in range(200))
 
 
 def test_a_record_that_came_after_its_opening_closes_it(folder: Path, usage: Usage) -> None:
