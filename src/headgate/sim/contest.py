@@ -220,10 +220,13 @@ def run_policies(
         assert isinstance(manager, SyncManager)
         progress, stop = manager.dict(), manager.Event()
         with unheard():
-            futures: dict[str, Future[dict[str, Any]]] = {
+            # The last named are the most elaborate and take longest: were they to begin last, a
+            # core would stand idle while they end.
+            begun: dict[str, Future[dict[str, Any]]] = {
                 name: executor.submit(_child, name, story, settings, progress, stop)
-                for name in names
+                for name in reversed(names)
             }
+            futures = {name: begun[name] for name in names}
         try:
             _watch(futures, progress, told)
         except KeyboardInterrupt:

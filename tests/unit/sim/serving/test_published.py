@@ -1,5 +1,7 @@
 """Published demand: as many requests as were published, as long as they were."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.data import data_dir, needs_data
@@ -31,6 +33,6 @@ def test_a_demand_is_scaled_to_a_number_of_requests_and_keeps_its_shape() -> Non
     assert np.argmax(scaled.rates_per_s) == np.argmax(demand.rates_per_s)
 
 
-def test_a_folder_without_the_data_is_said_in_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_without_the_data_is_said_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_demand(tmp_path, "m-large", 1, 1000)
