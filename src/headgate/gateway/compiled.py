@@ -74,10 +74,14 @@ def use() -> bool:
 def place() -> Path:
     """Where the compiled modules of this source, for this interpreter, are or would be."""
     digest = hashlib.sha256()
-    digest.update(f"{sys.version} {sysconfig.get_platform()} {sys.abiflags}".encode())
     for name in MODULES:
         digest.update(_source(name).read_bytes())
-    return _cache() / digest.hexdigest()[:24]
+    return _cache() / f"{_interpreter()}-{digest.hexdigest()[:24]}"
+
+
+def _interpreter() -> str:
+    named = f"{sys.version} {sysconfig.get_platform()} {sys.abiflags}".encode()
+    return hashlib.sha256(named).hexdigest()[:12]
 
 
 def _cache() -> Path:
@@ -105,7 +109,7 @@ def build() -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
         _compile(Path(made))
         for old in folder.parent.iterdir():  # of sources that are gone
-            if old.name != Path(made).name and old.is_dir():
+            if old.name.startswith(_interpreter()):
                 shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(Path(made) / "lib", folder)
     (folder / "done").touch()
