@@ -1,8 +1,7 @@
 """The way in: whose request it is, what it asks for, and whether its limits have room for it."""
 
 import hmac
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +13,7 @@ from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
 from headgate.gateway.front import Head
 from headgate.gateway.lanes import Lane
+from headgate.gateway.wheel import monotonic
 from headgate.ledger.accounts import Account, Tenant
 from headgate.ledger.prices import price_nano
 from headgate.ledger.reservation import Reservation
@@ -22,7 +22,7 @@ from headgate.policy import fairness
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
 
-INFERENCE = frozenset(
+INFERENCE: Final = frozenset(
     (
         b"/v1/chat/completions",
         b"/v1/completions",
@@ -30,9 +30,9 @@ INFERENCE = frozenset(
         b"/v1/responses",
     )
 )
-LANES_MAX = 20_000
-LEASE_WITHIN_S = 10.0  # a slice of a limit comes within milliseconds, or the store is away
-INTERNAL = b"x-headgate-internal"
+LANES_MAX: Final = 20_000
+LEASE_WITHIN_S: Final = 10.0  # a slice of a limit comes within milliseconds, or the store is away
+INTERNAL: Final = b"x-headgate-internal"
 
 
 class Admission:
@@ -141,7 +141,7 @@ class Admission:
         # A request that nothing was fetched for has only just begun.
         now_s = exchange.began_s if known is not None else monotonic()
         if self._try_reserve(exchange, now_s):
-            self.door.dispatcher.offer(exchange)
+            self.door.dispatcher.offer(exchange, now_s)
         else:
             self.door.spawn(self._lease(exchange))
 
@@ -177,7 +177,7 @@ class Admission:
         except Problem as problem:
             exchange.refuse(problem)
             return
-        self.door.dispatcher.offer(exchange)
+        self.door.dispatcher.offer(exchange, monotonic())
 
     def lane(self, account: Account, ask: Ask, path: bytes, batch: bool) -> Lane:
         """Work out a lane and keep it; Problem if the account may not go this way."""

@@ -11,6 +11,7 @@ from headgate.gateway.dispatch import ModelRun
 from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
+from headgate.gateway.wheel import monotonic
 from headgate.policy import fairness
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def place_again(door: "Door", exchange: Exchange) -> None:
         exchange.refuse(problem)
         return
     exchange.lane = lane
-    door.dispatcher.offer(exchange)
+    door.dispatcher.offer(exchange, monotonic())
 
 
 def own_share(config: settings.Config) -> settings.Config:

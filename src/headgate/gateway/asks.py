@@ -3,14 +3,16 @@
 The body itself goes to the engine as the bytes that came, so unknown fields pass through.
 """
 
+from typing import Final
+
 import msgspec
 
 from headgate.gateway.bodies import ABSENT, Ask
 from headgate.gateway.errors import Problem
 
-BYTES_PER_TOKEN = 4  # English text in UTF-8, the usual rule of thumb; settled by real counts
+BYTES_PER_TOKEN: Final = 4  # English text in UTF-8, the usual rule of thumb; settled by real counts
 
-_decoder = msgspec.json.Decoder(Ask)
+_decoder: Final = msgspec.json.Decoder(Ask)
 
 
 def read_ask(body: bytes) -> Ask:

@@ -25,6 +25,7 @@ import headgate
 from headgate.core.errors import InputError
 
 MODULES = (
+    "headgate.ledger.ports",
     "headgate.ledger.prices",
     "headgate.ledger.reservation",
     "headgate.policy.fairness",
@@ -43,6 +44,7 @@ MODULES = (
     "headgate.gateway.heads",
     "headgate.gateway.known",
     "headgate.gateway.lanes",
+    "headgate.gateway.memory",
     "headgate.gateway.metrics",
     "headgate.gateway.outbox",
     "headgate.gateway.pages",

@@ -1,29 +1,29 @@
 """Who goes to which engine, and when: queues, caps, eviction, the pace of engines."""
 
 import asyncio
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headgate.gateway import config as settings
 from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import SENT, WAITING, Exchange
 from headgate.gateway.prefixes import Prefixes
+from headgate.gateway.wheel import monotonic
 from headgate.policy.fairness import OrderedQueue
 from headgate.policy.routing import next_cap, next_share, pick
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
 
-PACE_S = 0.25  # how often caps follow the engines' measured pace
-LEARNT = 0.05  # weight of the latest in the mean time at an engine
-DRAIN_LEARNT_S = 5.0  # over which the rate of a level's queue is learnt
-DRAIN_MIN_PER_S = 0.01
-BACK_MIN_S = 1.0  # to come back after a refusal
-BACK_MAX_S = 600.0
-PROBE_S = 1.0
-DOWN_AFTER = 3  # failed probes; a refused connection counts at once
-NO_ENGINE_PATIENCE_S = 10.0
+PACE_S: Final = 0.25  # how often caps follow the engines' measured pace
+LEARNT: Final = 0.05  # weight of the latest in the mean time at an engine
+DRAIN_LEARNT_S: Final = 5.0  # over which the rate of a level's queue is learnt
+DRAIN_MIN_PER_S: Final = 0.01
+BACK_MIN_S: Final = 1.0  # to come back after a refusal
+BACK_MAX_S: Final = 600.0
+PROBE_S: Final = 1.0
+DOWN_AFTER: Final = 3  # failed probes; a refused connection counts at once
+NO_ENGINE_PATIENCE_S: Final = 10.0
 
 
 class ModelRun:
@@ -86,7 +86,7 @@ class Dispatcher:
 
     # What an exchange asks for.
 
-    def offer(self, exchange: Exchange) -> None:
+    def offer(self, exchange: Exchange, now_s: float) -> None:
         """A new request: to an engine at once, into the queue, or refused."""
         lane = exchange.lane
         model = lane.model
@@ -96,7 +96,7 @@ class Dispatcher:
             if engine is None and self._may_evict(lane.level) and self._evict_for(exchange):
                 engine = self._choose(exchange)
             if engine is not None:
-                self._take(exchange, engine)
+                self._take(exchange, engine, now_s)
                 return
         self._queue(exchange)
 
@@ -110,7 +110,7 @@ class Dispatcher:
         self._give_back(exchange)
         engine = self._choose(exchange)
         if engine is not None:
-            self._take(exchange, engine)
+            self._take(exchange, engine, monotonic())
         else:
             self._requeue(exchange)
 
@@ -164,7 +164,7 @@ class Dispatcher:
                 return
             exchange = model.queue.pop(level)
             model.drained[level] += 1
-            self._take(exchange, engine)
+            self._take(exchange, engine, monotonic())
 
     def pump_all(self) -> None:
         for engine in self.engines.values():
@@ -203,7 +203,7 @@ class Dispatcher:
         )
         return up[chosen] if chosen >= 0 else None
 
-    def _take(self, exchange: Exchange, engine: Engine) -> None:
+    def _take(self, exchange: Exchange, engine: Engine, now_s: float) -> None:
         engine.in_flight += 1
         engine.outstanding_tokens += exchange.est_input + exchange.est_output
         exchange.slot = True
@@ -211,12 +211,12 @@ class Dispatcher:
         if exchange.order:
             engine.batch[exchange] = None
             engine.batch_tokens += exchange.est_input + exchange.est_output
-            engine.batch_begins(exchange.est_input, monotonic())
+            engine.batch_begins(exchange.est_input, now_s)
         if lane.model.prefixes is not None:
             lane.model.prefixes.note(exchange, engine)
         if exchange.attempts == 0:
             self.door.meter.open(exchange.id, exchange.open_entry)
-        exchange.send(engine)
+        exchange.send(engine, now_s)
 
     def _give_back(self, exchange: Exchange) -> None:
         """Undo `_take`; also tell the fair queue what was really used."""

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from email.utils import formatdate
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headgate.gateway import adoption, heads, metrics
 from headgate.gateway import config as settings
@@ -23,20 +22,20 @@ from headgate.gateway.known import Known
 from headgate.gateway.lanes import Lane
 from headgate.gateway.outbox import Outbox
 from headgate.gateway.pages import RELAYED, Pages
-from headgate.gateway.ports import Accounts, Limits, Meter
-from headgate.gateway.wheel import Wheel
+from headgate.gateway.wheel import Wheel, monotonic
 from headgate.ledger.accounts import Tenant
+from headgate.ledger.ports import Accounts, Limits, Meter
 from headgate.ledger.prices import FREE, Tariff, price_nano
 from headgate.ledger.usage import Opened
 
 if TYPE_CHECKING:
     from headgate.gateway.traces import Traces
 
-FILE_BODY_MAX = 210 * 1024 * 1024
-LOW_DIGITS = [f"{number:03x}" for number in range(4096)]
+FILE_BODY_MAX: Final = 210 * 1024 * 1024
+LOW_DIGITS: Final = [f"{number:03x}" for number in range(4096)]
 # Headers that make a request another than the next one with the same head.
-EXTRAORDINARY = (INTERNAL, b"expect", b"upgrade", b"transfer-encoding", b"traceparent")
-NOT_CACHED = "cache-control: no-cache\r\n"
+EXTRAORDINARY: Final = (INTERNAL, b"expect", b"upgrade", b"transfer-encoding", b"traceparent")
+NOT_CACHED: Final = "cache-control: no-cache\r\n"
 
 
 class Door:
@@ -76,6 +75,7 @@ class Door:
         config = adoption.own_share(config)
         self.config = config
         self.server = config.server
+        self.idle_timeout_s = config.server.idle_timeout_s
         self.body_max = int(config.server.body_max_mb * 1024 * 1024)
         self.header_max = int(config.server.header_max_kb * 1024)
         self.class_rank = {c.name: rank for rank, c in enumerate(config.classes)}
@@ -196,21 +196,20 @@ class Door:
         content_type: str = "application/json",
     ) -> bytes:
         return heads.whole(
-            status, len(body), exchange, self.date(), content_type, retry_after_s, close
+            status, len(body), exchange, self.date(monotonic()), content_type, retry_after_s, close
         )
 
     def stream_head(self, exchange: Exchange) -> bytes:
         return heads.streamed(
-            200, exchange, self.date(), "text/event-stream; charset=utf-8", NOT_CACHED
+            200, exchange, self.date(monotonic()), "text/event-stream; charset=utf-8", NOT_CACHED
         )
 
     def relay_head(self, exchange: Exchange) -> bytes:
         kind = exchange.content_type.decode("latin-1")
-        return heads.streamed(exchange.status, exchange, self.date(), kind)
+        return heads.streamed(exchange.status, exchange, self.date(monotonic()), kind)
 
-    def date(self) -> str:
+    def date(self, now_s: float) -> str:
         """The date header, made once a second."""
-        now_s = monotonic()
         if now_s >= self._date_due_s:
             self._date = f"date: {formatdate(usegmt=True)}\r\n"
             self._date_due_s = now_s + 0.5

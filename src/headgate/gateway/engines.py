@@ -2,27 +2,26 @@
 
 import asyncio
 import socket
-from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from headgate.gateway import config as settings
 from headgate.gateway.known import Form, Known
-from headgate.gateway.wheel import NEVER, Wheel
+from headgate.gateway.wheel import NEVER, Wheel, monotonic
 from headgate.policy.routing import next_read_s
 
 if TYPE_CHECKING:
     from headgate.gateway.dispatch import ModelRun
     from headgate.gateway.exchange import Exchange
 
-IDLE_LINKS_MAX = 512
-LINK_IDLE_S = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
-FIRST_CAP = 16
-READ_MAX_S = 1.0  # no batch prompt keeps the next one waiting for longer
-CONNECT_TIMEOUT_S = 3.0
-HELD_BACK_BYTES = 256 * 1024  # of an answer in the client's buffer before the engine must wait
+IDLE_LINKS_MAX: Final = 512
+LINK_IDLE_S: Final = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
+FIRST_CAP: Final = 16
+READ_MAX_S: Final = 1.0  # no batch prompt keeps the next one waiting for longer
+CONNECT_TIMEOUT_S: Final = 3.0
+# of an answer in the client's buffer before the engine must wait
 
 
 class Engine:
@@ -140,7 +139,7 @@ class Engine:
         self.idle.clear()
 
 
-NO_PARSER = httptools.HttpResponseParser(object())  # of connections that are gone
+NO_PARSER: Final = httptools.HttpResponseParser(object())  # of connections that are gone
 
 
 class Link:
@@ -213,7 +212,7 @@ class Link:
             if self in self.engine.idle:
                 self.engine.idle.remove(self)
         elif self._until_close and self._status and exc is None:
-            exchange.answer_over(self._take_parts())
+            exchange.answer_over(self._take_parts(), monotonic())
         else:
             exchange.engine_lost()
 
@@ -352,7 +351,7 @@ class Link:
             engine.idle.append(self)
         else:
             self.transport.close()
-        exchange.answer_over(last)
+        exchange.answer_over(last, now_s)
 
     def _take_parts(self) -> bytes:
         parts = self._parts

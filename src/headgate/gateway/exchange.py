@@ -8,13 +8,11 @@
 6. Its usage is recorded, its reservation settled, its slot given back: once, however it ends.
 """
 
-import time
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from headgate.gateway import heads, stream
 from headgate.gateway.errors import Problem
-from headgate.gateway.wheel import NEVER
+from headgate.gateway.wheel import NEVER, monotonic, wall
 from headgate.ledger.prices import price_nano
 from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
 
@@ -28,12 +26,12 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Account
     from headgate.ledger.reservation import Reservation
 
-RETRIES = 2  # after an engine failed with nothing of its answer delivered
-PROGRESS_TOKENS = 64  # a stream's progress is noted this often, for the case of a crash, and
+RETRIES: Final = 2  # after an engine failed with nothing of its answer delivered
+PROGRESS_TOKENS: Final = 64  # a stream's progress is noted this often, for the case of a crash, and
 # before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
-HELD_EVENT_MAX = 8 * 1024 * 1024  # of an event whose end has not come
-RETRIED = frozenset((502, 503, 504))
-FIRST_EVENT_IS_A_TOKEN = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+HELD_EVENT_MAX: Final = 8 * 1024 * 1024  # of an event whose end has not come
+RETRIED: Final = frozenset((502, 503, 504))
+FIRST_EVENT_IS_A_TOKEN: Final = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 
 # States. A request is over when it is billed, or needs no bill.
 READ: Final = 0
@@ -98,13 +96,12 @@ class Exchange:
 
     # 4. Sent to an engine.
 
-    def send(self, engine: "Engine") -> None:
+    def send(self, engine: "Engine", now_s: float) -> None:
         """Ask an engine that the dispatcher has chosen and counted this request in at."""
         door = self.door
         self.engine = engine
         self.state = SENT
         self.attempts += 1
-        now_s = monotonic()
         self.queued_s = now_s - self.began_s
         if self.front is not None:
             self.front.deadline_s = NEVER
@@ -236,8 +233,8 @@ class Exchange:
         if front.paused and self.link is not None:
             self.link.hold()
 
-    def answer_over(self, data: bytes) -> None:
-        """The engine has said all; `data` is what came last, or the whole answer."""
+    def answer_over(self, data: bytes, now_s: float) -> None:
+        """The engine has said all by `now_s`; `data` is what came last, or the whole answer."""
         self.link = None
         if self.relay:
             self._relayed(data)
@@ -247,7 +244,7 @@ class Exchange:
                 self.more(data)
             self._stream_over()
         elif self.status == 200:
-            self._whole_answer(data)
+            self._whole_answer(data, now_s)
         elif self.status in RETRIED and self.attempts <= RETRIES:
             self._again(f"The engine answered {self.status}.")
         else:
@@ -359,20 +356,20 @@ class Exchange:
         if front is not None:
             head = front.door.head(status, body, self, retry_after_s, content_type=content_type)
             front.write(head if self.method == b"HEAD" else head + body)
-            front.exchange_over(self.keep_alive)
+            front.exchange_over(self.keep_alive, monotonic())
 
     # 6. The end.
 
-    def _whole_answer(self, data: bytes) -> None:
+    def _whole_answer(self, data: bytes, now_s: float) -> None:
         tokens = stream.usage_of(data)
         lane = self.lane
         if lane.names_tier:
-            if data.startswith(b'{"') and data.find(b'"service_tier"') < 0:
+            if data[:2] == b'{"' and data.find(b'"service_tier"') < 0:
                 data = lane.tier_first + data[1:]
             else:
                 data = stream.with_tier(data, lane.tier_bytes)
-        head = heads.answer(len(data), self, self.door.date())
-        self._record("done", 200, head + data, tokens)
+        head = heads.answer(len(data), self, self.door.date(now_s))
+        self._record("done", 200, head + data, tokens, now_s)
 
     def _stream_over(self) -> None:
         last = self.ending + self.tail  # an engine may end without an empty line
@@ -405,6 +402,7 @@ class Exchange:
         status: int,
         last: bytes = b"",
         tokens: stream.Tokens | None = None,
+        now_s: float = 0.0,
     ) -> None:
         """Bill, settle, write the record; then say the last of the answer and free the slot."""
         door = self.door
@@ -414,7 +412,8 @@ class Exchange:
             tokens, counted = self._tokens_delivered(outcome)
         fed, cached, made = tokens
         price = price_nano(lane.tariff, fed, cached, made) if fed or made else 0
-        now_s = monotonic()
+        if not now_s:
+            now_s = monotonic()
         if self.reservation is not None:
             door.limits.settle(self.reservation, fed + made, price, now_s, made)
             self.reservation = None
@@ -447,19 +446,19 @@ class Exchange:
             door.traces.end(self.trace, usage)
         if door.meter.strict or self.order:  # a batch line is never answered unbilled
             self.state = HELD
-            door.meter.record(usage, lambda: self._let_go(last))
+            door.meter.record(usage, lambda: self._let_go(last, monotonic()))
         else:
             door.meter.record(usage)
-            self._let_go(last)
+            self._let_go(last, now_s)
 
-    def _let_go(self, last: bytes) -> None:
+    def _let_go(self, last: bytes, now_s: float) -> None:
         self.state = OVER
         front, self.front = self.front, None
         door = self.door
         if front is not None:
             if last:
                 front.write(last)
-            front.exchange_over(self.keep_alive and self.chunked_out)
+            front.exchange_over(self.keep_alive and self.chunked_out, now_s)
         if self.slot:
             door.dispatcher.release(self)
 
@@ -488,7 +487,7 @@ class Exchange:
         self.id = self.door.next_id()
         if self.door.traces is not None:
             self.trace = self.door.traces.begin(self.headers.get(b"traceparent"))
-        self.wall_s = time.time()
+        self.wall_s = wall()
 
     def _first_event(self) -> None:
         """What a stream began with. Engines may send an answer's head long before it."""
@@ -538,7 +537,7 @@ class Exchange:
         if front is not None:
             if self.chunked_out:
                 front.write(b"0\r\n\r\n")
-            front.exchange_over(self.keep_alive and self.chunked_out)
+            front.exchange_over(self.keep_alive and self.chunked_out, monotonic())
 
     def _relay_broken(self) -> None:
         if self.head_sent:

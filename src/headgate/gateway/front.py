@@ -8,27 +8,26 @@ copied to an engine: its request is written anew.
 import asyncio
 import socket
 from collections import deque
-from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
 from headgate.gateway.known import BODY_MAX, Form
-from headgate.gateway.wheel import NEVER
+from headgate.gateway.wheel import NEVER, monotonic
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
     from headgate.gateway.lanes import Lane
     from headgate.ledger.accounts import Account
 
-PIPELINED_MAX = 16
-LARGE_BODY = BODY_MAX
-UPLOAD_TIMES = 10  # a file may take so many times as long as another body
-HEADERS_MAX = 100
+PIPELINED_MAX: Final = 16
+LARGE_BODY: Final = BODY_MAX
+UPLOAD_TIMES: Final = 10  # a file may take so many times as long as another body
+HEADERS_MAX: Final = 100
 # RFC 9112 asks for that of some; of the others two would be read in two ways.
-GIVEN_ONCE = frozenset(
+GIVEN_ONCE: Final = frozenset(
     (
         b"authorization",
         b"content-length",
@@ -39,8 +38,8 @@ GIVEN_ONCE = frozenset(
         b"x-headgate-internal",
     )
 )
-HIGH_WATER_BYTES = 256 * 1024
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+HIGH_WATER_BYTES: Final = 256 * 1024
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Head:
@@ -56,7 +55,7 @@ class Head:
         self.lanes: dict[str, Lane] = {}  # by model, for requests that name no tier
 
 
-NO_PARSER = httptools.HttpRequestParser(object())  # of connections that are gone
+NO_PARSER: Final = httptools.HttpRequestParser(object())  # of connections that are gone
 
 
 class Front:
@@ -378,7 +377,7 @@ class Front:
         if self.transport is not None:
             self.door.outbox.post(self.transport, data)
 
-    def exchange_over(self, keep_alive: bool) -> None:
+    def exchange_over(self, keep_alive: bool, now_s: float) -> None:
         """The answer has been written: on to the next request, or goodbye."""
         self.active = None
         if self.transport is None:
@@ -388,7 +387,9 @@ class Front:
         elif self.pending:
             self.door.loop.call_soon(self._next)
         elif not self.paused:
-            self._wait(self.door.server.idle_timeout_s)
+            self.deadline_s = now_s + self.door.idle_timeout_s
+            if not self.watched_tick:
+                self.door.wheel.watch(self)
 
     def patience(self, until_s: float) -> None:
         """Call the active exchange's `waited_enough` then."""

@@ -60,26 +60,23 @@ def limits(reservation: "Reservation | None") -> str:
     """The x-ratelimit headers; nothing where there is no limit."""
     if reservation is None:
         return ""
-    if reservation.limit_requests >= 0 and reservation.limit_tokens >= 0:  # as most have
+    requests, tokens = reservation.requests_said, reservation.tokens_said
+    if requests and tokens:  # as most have
         return (
-            f"x-ratelimit-limit-requests: {reservation.limit_requests}\r\n"
-            f"x-ratelimit-remaining-requests: {reservation.remaining_requests}\r\n"
+            f"{requests}{reservation.remaining_requests}\r\n"
             f"x-ratelimit-reset-requests: {span(reservation.reset_requests_s)}\r\n"
-            f"x-ratelimit-limit-tokens: {reservation.limit_tokens}\r\n"
-            f"x-ratelimit-remaining-tokens: {reservation.remaining_tokens}\r\n"
+            f"{tokens}{reservation.remaining_tokens}\r\n"
             f"x-ratelimit-reset-tokens: {span(reservation.reset_tokens_s)}\r\n"
         )
     lines = ""
-    if reservation.limit_requests >= 0:
+    if requests:
         lines = (
-            f"x-ratelimit-limit-requests: {reservation.limit_requests}\r\n"
-            f"x-ratelimit-remaining-requests: {reservation.remaining_requests}\r\n"
+            f"{requests}{reservation.remaining_requests}\r\n"
             f"x-ratelimit-reset-requests: {span(reservation.reset_requests_s)}\r\n"
         )
-    if reservation.limit_tokens >= 0:
+    if tokens:
         lines += (
-            f"x-ratelimit-limit-tokens: {reservation.limit_tokens}\r\n"
-            f"x-ratelimit-remaining-tokens: {reservation.remaining_tokens}\r\n"
+            f"{tokens}{reservation.remaining_tokens}\r\n"
             f"x-ratelimit-reset-tokens: {span(reservation.reset_tokens_s)}\r\n"
         )
     return lines

@@ -9,13 +9,13 @@ and everything out of the ordinary goes the long way.
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-KEPT_MAX = 1000
-KEPT_FOR_S = 60.0  # a head not seen for so long, or twice that, is forgotten
-HEAD_MAX = 4096
-BODY_MAX = 65_536  # what is larger may not be sent by strangers
-DIGITS_MAX = 5
+KEPT_MAX: Final = 1000
+KEPT_FOR_S: Final = 60.0  # a head not seen for so long, or twice that, is forgotten
+HEAD_MAX: Final = 4096
+BODY_MAX: Final = 65_536  # what is larger may not be sent by strangers
+DIGITS_MAX: Final = 5
 
 H = TypeVar("H")
 

@@ -1,7 +1,7 @@
 """A lane: one key's way to one model, at one endpoint and tier, worked out once and kept."""
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headgate.gateway.asks import extended
 from headgate.gateway.bodies import Ask
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 Facts = tuple[str, str, str, str, str, str]
 
-NAMES_TIER = frozenset((b"/v1/chat/completions", b"/v1/responses"))
-TAKES_STREAM_OPTIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+NAMES_TIER: Final = frozenset((b"/v1/chat/completions", b"/v1/responses"))
+TAKES_STREAM_OPTIONS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 
 # The one header of a client that an engine is told, and only in the form that the standard gives.
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-USAGE = b'{"include_usage":true}'
-USAGE_ALWAYS = b'{"include_usage":true,"continuous_usage_stats":true}'
+USAGE: Final = b'{"include_usage":true}'
+USAGE_ALWAYS: Final = b'{"include_usage":true,"continuous_usage_stats":true}'
 
 
 class _Form:
@@ -52,6 +52,8 @@ class Lane:
     """What is the same for all requests of one key, model, endpoint and tier."""
 
     __slots__ = (
+        "_engine",
+        "_form",
         "_forms",
         "account",
         "class_name",
@@ -110,12 +112,17 @@ class Lane:
         )
         self.reserved: Lane | None = None  # for what falls inside the tenant's reservation
         self._forms: dict[Engine, _Form] = {}
+        self._engine: Engine | None = None  # that was asked last, and its form
+        self._form: _Form | None = None
 
     def request(self, exchange: "Exchange", engine: "Engine") -> bytes:
         """The request as it goes to an engine."""
-        form = self._forms.get(engine)
-        if form is None:
-            form = self._forms[engine] = _Form(self, engine)
+        form = self._form
+        if engine is not self._engine or form is None:
+            form = self._forms.get(engine)
+            if form is None:
+                form = self._forms[engine] = _Form(self, engine)
+            self._engine, self._form = engine, form
         ask = exchange.ask
         assert ask is not None
         body = exchange.body

@@ -1,4 +1,4 @@
-"""The simplest accounts, limits and meter that keep the contract in `ports.py`, in memory.
+"""The simplest accounts, limits and meter that keep the contract of `headgate.ledger.ports`.
 
 For tests and for a gateway that keeps no state. The durable ones in `headgate.store` pass the
 same contract tests.
@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Tenant
-from headgate.ledger.reservation import Reservation
+from headgate.ledger.ports import Limits, Meter
+from headgate.ledger.reservation import Reservation, said
 from headgate.ledger.usage import Opened, UsageRecord
 
 NO_LIMIT = Limit()
@@ -62,7 +63,7 @@ class _Bucket:
             self.at_s = now_s
 
 
-class MemoryLimits:
+class MemoryLimits(Limits):
     """Requests and tokens a minute for a tenant and model; no growth limits and no budgets."""
 
     def __init__(self) -> None:
@@ -105,13 +106,13 @@ class MemoryLimits:
                 )
             tokens.left -= est_tokens
             assert limit.tokens_per_min is not None
-            reservation.limit_tokens = limit.tokens_per_min
+            reservation.tokens_said = said("tokens", limit.tokens_per_min)
             reservation.remaining_tokens = max(0, int(tokens.left))
             reservation.reset_tokens_s = (tokens.size - tokens.left) / tokens.per_s
         if requests is not None:
             requests.left -= 1.0
             assert limit.requests_per_min is not None
-            reservation.limit_requests = limit.requests_per_min
+            reservation.requests_said = said("requests", limit.requests_per_min)
             reservation.remaining_requests = int(requests.left)
             reservation.reset_requests_s = (requests.size - requests.left) / requests.per_s
         return reservation
@@ -147,14 +148,17 @@ class MemoryLimits:
         return held
 
 
-class MemoryMeter:
+class MemoryMeter(Meter):
     """Keeps entries in lists; a record is durable on the next turn of the loop."""
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
-        self.full = False
         self.opened: list[Opened] = []
         self.records: list[UsageRecord] = []
+
+    @property
+    def full(self) -> bool:
+        return False
 
     def open(self, request: str, entry: Callable[[], Opened]) -> None:
         self.opened.append(entry())

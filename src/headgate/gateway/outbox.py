@@ -6,8 +6,9 @@ alone wakes. Too many at once, though, would let the other side wait for its wor
 """
 
 import asyncio
+from typing import Final
 
-AT_ONCE = 16
+AT_ONCE: Final = 16
 
 
 class Outbox:
@@ -31,8 +32,10 @@ class Outbox:
         """Write now: a transport is about to be closed."""
         posted, self._posted = self._posted, []
         for transport, data in posted:
-            if not transport.is_closing():
+            try:
                 transport.write(data)
+            except RuntimeError:  # uvloop's word for a transport that was closed meanwhile
+                continue
 
     def _turn_over(self) -> None:
         self._due = False

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
@@ -15,14 +15,15 @@ from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import Exchange
 from headgate.gateway.lanes import Lane
+from headgate.gateway.wheel import monotonic
 from headgate.ledger.accounts import Account
 
 if TYPE_CHECKING:
     from headgate.gateway.door import Door
 
-RELAYED = (b"/v1/files", b"/v1/batches", b"/v1/uploads")
-PROMETHEUS = "text/plain; version=0.0.4"
-OWN = b"own"
+RELAYED: Final = (b"/v1/files", b"/v1/batches", b"/v1/uploads")
+PROMETHEUS: Final = "text/plain; version=0.0.4"
+OWN: Final = b"own"
 
 
 class Pages:
@@ -91,7 +92,7 @@ class Pages:
         exchange.relay = True
         exchange.account = account
         exchange.lane = RelayLane(account)
-        exchange.send(self.door.admin)
+        exchange.send(self.door.admin, monotonic())
 
     def _no_such_address(self, exchange: Exchange) -> NoReturn:
         path = exchange.path.decode("latin-1")

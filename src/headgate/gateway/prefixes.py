@@ -1,7 +1,7 @@
 """Which engine was last sent a prompt that began like this one."""
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from headgate.gateway.asks import BYTES_PER_TOKEN
 from headgate.gateway.bodies import ABSENT
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from headgate.gateway.engines import Engine
     from headgate.gateway.exchange import Exchange
 
-FIRST_BLOCK_BYTES = 512
-LAST_BLOCK_BYTES = 65_536
-REMEMBERED = 50_000
+FIRST_BLOCK_BYTES: Final = 512
+LAST_BLOCK_BYTES: Final = 65_536
+REMEMBERED: Final = 50_000
 
 
 class Prefixes:

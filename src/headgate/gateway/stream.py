@@ -1,14 +1,15 @@
 """What engines answer: finding the usage in it, and leaving out what the client did not ask for."""
 
 import re
+from typing import Final
 
 import msgspec
 
 from headgate.gateway.bodies import Answer, Usage
 from headgate.gateway.errors import Problem
 
-_decoder = msgspec.json.Decoder(Answer)
-_usage_decoder = msgspec.json.Decoder(Usage | None)
+_decoder: Final = msgspec.json.Decoder(Answer)
+_usage_decoder: Final = msgspec.json.Decoder(Usage | None)
 
 Tokens = tuple[int, int, int]
 """Prompt tokens, cached ones among them, output tokens."""
@@ -67,10 +68,10 @@ def endings(events: bytes) -> int:
     return 1 if _FINISHES.search(events) else 0
 
 
-_FINISHES = re.compile(rb'"finish_reason":\s*"')
+_FINISHES: Final = re.compile(rb'"finish_reason":\s*"')
 # The usage object of an event holds at most one level of objects (the token details).
-_USAGE = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
-_NO_CHOICES = re.compile(rb'"choices":\s*\[\]')
+_USAGE: Final = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_NO_CHOICES: Final = re.compile(rb'"choices":\s*\[\]')
 
 
 def without_usage(events: bytes, keep_last: bool) -> bytes:
@@ -97,7 +98,7 @@ def ending_at(events: bytes) -> int:
     return at if at >= 0 else len(events)
 
 
-_TIER = re.compile(rb'"service_tier":\s*(?:null|"[^"]*")')
+_TIER: Final = re.compile(rb'"service_tier":\s*(?:null|"[^"]*")')
 
 
 def with_tier(answer: bytes, tier: bytes) -> bytes:

@@ -2,11 +2,18 @@
 
 import asyncio
 import math
-from typing import Protocol
+import time
+from typing import Final, Protocol
 
-TICK_S = 0.05
-SLOTS = 64  # looked at every 3.2 s at the latest, so a deadline that moves closer is met by then
-NEVER = math.inf
+TICK_S: Final = 0.05
+SLOTS: Final = (
+    64  # looked at every 3.2 s at the latest, so a deadline that moves closer is met by then
+)
+NEVER: Final = math.inf
+
+# The clock of all timeouts and spans. What is imported, a compiled module looks up at each use.
+monotonic: Final = time.monotonic
+wall: Final = time.time
 
 
 class Watched(Protocol):

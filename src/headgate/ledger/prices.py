@@ -1,8 +1,9 @@
 """What a request costs, in whole billionths of the currency unit, so that sums close exactly."""
 
 from dataclasses import dataclass
+from typing import Final
 
-MILLION = 1_000_000
+MILLION: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Tariff:
     output_nano_per_m: int = 0
 
 
-FREE = Tariff()
+FREE: Final = Tariff()
 
 
 def price_nano(tariff: Tariff, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:

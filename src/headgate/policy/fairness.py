@@ -5,15 +5,15 @@ whose estimates are low gains nothing.
 """
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
 # Less than most requests: shares are then even to about one request, and no tenant sends two in
 # a row while others wait.
-QUANTUM_TOKENS = 64.0
+QUANTUM_TOKENS: Final = 64.0
 
-TIERS_IN_CLASS = ("reserved", "priority", "default")
+TIERS_IN_CLASS: Final = ("reserved", "priority", "default")
 """Tiers served in the order of classes. `flex`, then `batch`, come after every class."""
 
 

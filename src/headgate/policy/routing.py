@@ -5,8 +5,9 @@ the very same function.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
-PROMPT_THAT_TELLS = 64  # tokens; a shorter prompt's first token is a step's time and no more
+PROMPT_THAT_TELLS: Final = 64  # tokens; a shorter prompt's first token is a step's time and no more
 
 
 def pick(

@@ -11,10 +11,11 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Tenant
 from headgate.ledger.calendar import DAY_S, days_of
+from headgate.ledger.ports import Limits
 from headgate.ledger.rates import SLOTS_PER_S, Kind, rates_of
 from headgate.ledger.reservation import Reservation
 from headgate.store.database import StoreAway
@@ -22,16 +23,17 @@ from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, R
 from headgate.store.slices import HeldBudget, HeldRate, Slice
 
 LOG = logging.getLogger(__name__)
-EXCHANGE_S = 0.25
-ANSWER_S = 2.0  # a store that takes longer counts as away
-SEEN_EVERY_S = 5.0
-FORGET_S = 300.0  # after which the limits of a tenant and model nobody asked for are forgotten
-NANO = 1_000_000_000
+EXCHANGE_S: Final = 0.25
+ANSWER_S: Final = 2.0  # a store that takes longer counts as away
+SEEN_EVERY_S: Final = 5.0
+FORGET_S: Final = 300.0  # after which limits that nobody asked for are forgotten
+LOOK_S: Final = 0.1  # between looks at the day whose budgets hold
+NANO: Final = 1_000_000_000
 T = TypeVar("T")
-NO_LIMIT = Limit()
-NO_RATES: list[HeldRate] = []
-NO_BUDGETS: list[HeldBudget] = []
-WORDS: dict[Kind, str] = {
+NO_LIMIT: Final = Limit()
+NO_RATES: Final[list[HeldRate]] = []
+NO_BUDGETS: Final[list[HeldBudget]] = []
+WORDS: Final[dict[Kind, str]] = {
     "requests": "requests",
     "tokens": "tokens",
     "reserved_input": "reserved input tokens",
@@ -79,7 +81,29 @@ class _Scope:
             kept.append(HeldRate(tenant.name, model, kind, rate))
 
 
-class StoreLimits:
+class _Holding:
+    """What is held for one tenant: its rates by model, and its budgets of today."""
+
+    __slots__ = ("budgets", "day", "look_s", "scopes", "tenant")
+
+    def __init__(self) -> None:
+        self.scopes: dict[str, _Scope] = {}
+        self.budgets: list[HeldBudget] = NO_BUDGETS
+        self.tenant: Tenant | None = None  # whose budgets they are
+        self.day = 0
+        self.look_s = 0.0  # when to see whether it is another day
+
+    def scope(self, tenant: Tenant, model: str) -> _Scope:
+        """The rates of a model, anew if they have changed."""
+        limit = tenant.limits.get(model) or tenant.limits.get(ANY_MODEL) or NO_LIMIT
+        scope = self.scopes.get(model)
+        if scope is None or scope.limit != limit:
+            scope = self.scopes[model] = _Scope(tenant, model, limit)
+        scope.limits = tenant.limits  # the same after a reload
+        return scope
+
+
+class StoreLimits(Limits):
     """Rates and budgets, shared by all gateways of a store."""
 
     def __init__(
@@ -96,8 +120,7 @@ class StoreLimits:
         self._holder = holder
         self._clock = clock
         self._monotonic = monotonic
-        self._scopes: dict[tuple[str, str], _Scope] = {}
-        self._budgets: dict[str, tuple[Tenant, float, list[HeldBudget]]] = {}
+        self._holdings: dict[str, _Holding] = {}  # by tenant
         self._past: list[HeldBudget] = []  # of periods that are over, until they are settled
         self._lacking: dict[HeldRate | HeldBudget, None] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -135,13 +158,25 @@ class StoreLimits:
         est_price_nano: int = 0,
     ) -> Reservation | Refusal | None:
         tenant = account.tenant
-        reservation = Held(tenant.name, model, est_tokens, est_output, est_price_nano)
+        name, limits = tenant.name, tenant.limits
+        holding = self._holdings.get(name)
+        if holding is None:
+            holding = self._holdings[name] = _Holding()
+        reservation = Held(name, model, est_tokens, est_output, est_price_nano)
         rates: list[HeldRate] | Refusal | None = NO_RATES
-        if tenant.limits:
-            rates = self._choose(self._scope(tenant, model, now_s), reservation, now_s)
+        if limits:
+            scope = holding.scopes.get(model)
+            if scope is None or scope.limits is not limits:
+                scope = holding.scope(tenant, model)
+            scope.last_asked_s = now_s
+            rates = self._choose(scope, reservation, now_s)
             if rates is None or type(rates) is Refusal:
                 return rates
-        budgets = self._budgets_of(tenant) if tenant.budgets else NO_BUDGETS
+        budgets = NO_BUDGETS
+        if tenant.budgets:
+            if holding.tenant is not tenant or now_s >= holding.look_s:
+                self._look_at_budgets(holding, tenant, now_s)
+            budgets = holding.budgets
         for budget in budgets:
             amount = est_price_nano if budget.is_money else est_tokens
             if budget.free < amount or not budget.known:
@@ -151,7 +186,7 @@ class StoreLimits:
             if rate.is_requests:
                 free = held.free = held.free - 1
                 held.used += 1
-                reservation.limit_requests = rate.per_min
+                reservation.requests_said = rate.said
                 remaining = reservation.remaining_requests = rate.left + free
                 reservation.reset_requests_s = 60.0 - 60.0 * remaining / rate.per_min
             else:
@@ -160,7 +195,7 @@ class StoreLimits:
                 held.used += amount
                 reservation.slices.append((rate, held))
                 if rate.is_tokens and rate.is_bounded:
-                    reservation.limit_tokens = rate.per_min
+                    reservation.tokens_said = rate.said
                     remaining = reservation.remaining_tokens = rate.left + free
                     reservation.reset_tokens_s = 60.0 - 60.0 * remaining / rate.per_min
             held.last_use_s = now_s
@@ -257,23 +292,13 @@ class StoreLimits:
                 self._lacking[budget] = None
         return None
 
-    def _scope(self, tenant: Tenant, model: str, now_s: float) -> _Scope:
-        scope = self._scopes.get((tenant.name, model))
-        if scope is None or scope.limits is not tenant.limits:
-            limit = tenant.limits.get(model) or tenant.limits.get(ANY_MODEL) or NO_LIMIT
-            if scope is None or scope.limit != limit:
-                scope = self._scopes[tenant.name, model] = _Scope(tenant, model, limit)
-            scope.limits = tenant.limits  # the same after a reload
-        scope.last_asked_s = now_s
-        return scope
-
-    def _budgets_of(self, tenant: Tenant) -> list[HeldBudget]:
-        known = self._budgets.get(tenant.name)
-        day = self._clock() // DAY_S
-        if known is None or known[0] is not tenant or known[1] != day:
-            known = (tenant, day, self._budgets_on(tenant, int(day), known[2] if known else []))
-            self._budgets[tenant.name] = known
-        return known[2]
+    def _look_at_budgets(self, holding: _Holding, tenant: Tenant, now_s: float) -> None:
+        """See that the budgets held are those of the tenant as it is now, and of today."""
+        day = int(self._clock() // DAY_S)
+        if holding.tenant is not tenant or holding.day != day:
+            holding.budgets = self._budgets_on(tenant, day, holding.budgets)
+            holding.tenant, holding.day = tenant, day
+        holding.look_s = now_s + LOOK_S
 
     def _budgets_on(self, tenant: Tenant, day: int, before: list[HeldBudget]) -> list[HeldBudget]:
         held = {(one.unit, one.days): one for one in before}
@@ -403,20 +428,26 @@ class StoreLimits:
 
     def _all(self) -> list[HeldRate | HeldBudget]:
         return [
-            *(rate for scope in self._scopes.values() for rate in (*scope.rates, *scope.reserved)),
-            *(budget for _, _, budgets in self._budgets.values() for budget in budgets),
+            *(
+                rate
+                for holding in self._holdings.values()
+                for scope in holding.scopes.values()
+                for rate in (*scope.rates, *scope.reserved)
+            ),
+            *(budget for holding in self._holdings.values() for budget in holding.budgets),
             *self._past,
         ]
 
     def _forget(self, now_s: float) -> None:
-        stale = [
-            key
-            for key, scope in self._scopes.items()
-            if now_s - scope.last_asked_s > FORGET_S
-            and not any(rate.wants(now_s) for rate in (*scope.rates, *scope.reserved))
-        ]
-        for key in stale:
-            del self._scopes[key]
+        for holding in self._holdings.values():
+            stale = [
+                model
+                for model, scope in holding.scopes.items()
+                if now_s - scope.last_asked_s > FORGET_S
+                and not any(rate.wants(now_s) for rate in (*scope.rates, *scope.reserved))
+            ]
+            for model in stale:
+                del holding.scopes[model]
         self._past = [held for held in self._past if held.wants(now_s) or held.free]
 
 

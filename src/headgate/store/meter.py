@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from headgate.ledger.ports import Meter
 from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
 from headgate.store.spool import Durable, Writer
 
@@ -15,7 +16,7 @@ GATHER_BUSY_S = 0.002
 BUSY = 20  # entries in a group
 
 
-class SpoolMeter:
+class SpoolMeter(Meter):
     """Usage to a writer's files. All methods are called on one event loop."""
 
     def __init__(self, folder: Path, name: str, *, strict: bool) -> None:

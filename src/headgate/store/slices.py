@@ -3,17 +3,20 @@
 All of this happens on the event loop, in memory. `limits.py` carries the asks to the store.
 """
 
+from typing import Final
+
 import msgspec
 
 from headgate.ledger.rates import SLICE_SLOTS, SLOTS_PER_S, UNBOUNDED, Grant, Kind, Rate, grant
+from headgate.ledger.reservation import said
 from headgate.store.grants import NOW, BudgetAnswer, BudgetAsk, RateAnswer, RateAsk, Unit, rebooked
 
-SLICE_S = SLICE_SLOTS / SLOTS_PER_S
-REFUSE_FOR_S = 0.25  # how long a refusal stands before the store is asked again
-IDLE_S = 2.0  # after which an unused part of a budget is given back
-AHEAD = 1.5  # of what the last slice was used for
-SHORTEST_S = 0.05  # over which a pace is taken
-STEP = 4  # of what could not be met
+SLICE_S: Final = SLICE_SLOTS / SLOTS_PER_S
+REFUSE_FOR_S: Final = 0.25  # how long a refusal stands before the store is asked again
+IDLE_S: Final = 2.0  # after which an unused part of a budget is given back
+AHEAD: Final = 1.5  # of what the last slice was used for
+SHORTEST_S: Final = 0.05  # over which a pace is taken
+STEP: Final = 4  # of what could not be met
 
 
 class Slice:
@@ -29,7 +32,7 @@ class Slice:
         self.last_use_s = 0.0
 
 
-NOTHING = Slice(0, 0, 0.0)
+NOTHING: Final = Slice(0, 0, 0.0)
 
 
 class HeldRate:
@@ -44,6 +47,7 @@ class HeldRate:
         self.is_requests = kind == "requests"
         self.is_tokens = kind == "tokens"
         self.is_bounded = rate.per_min < UNBOUNDED
+        self.said = said(kind, rate.per_min)
         self.slice = NOTHING
         self.left = 0  # of the minute, beyond the slice, when last heard
         self.fetching = False  # the next slice has been asked for

@@ -10,7 +10,7 @@ import pytest
 
 from headgate.ledger.accounts import Account, Budget, Limit, Refusal, Tenant
 from headgate.ledger.rates import Rate
-from headgate.ledger.reservation import Reservation
+from headgate.ledger.reservation import Reservation, said
 from headgate.ledger.usage import UsageRecord
 from headgate.store.database import Database, StoreAway
 from headgate.store.grants import BudgetAsk, Grants, RateAsk, Unit
@@ -196,8 +196,8 @@ def test_the_answer_says_what_remains(database: Database) -> None:
     async def story(limits: list[StoreLimits]) -> None:
         held = await ask(limits[0], who, 100)
         assert isinstance(held, Reservation)
-        assert (held.limit_requests, held.remaining_requests) == (10, 9)
-        assert (held.limit_tokens, held.remaining_tokens) == (1_000, 900)
+        assert (held.requests_said, held.remaining_requests) == (said("requests", 10), 9)
+        assert (held.tokens_said, held.remaining_tokens) == (said("tokens", 1_000), 900)
         assert held.reset_tokens_s == pytest.approx(6.0)
 
     tell(database, 1, story)

@@ -1,10 +1,14 @@
-"""What the door needs from the rooms behind it. `memory.py` has the simplest that works;
-`headgate.store` has the durable ones.
+"""What a door needs from the rooms behind it.
 
+`headgate.gateway.memory` has the simplest that works; `headgate.store` has the durable ones.
 Every method here that is not a coroutine runs in the path of a request, on the event loop: it
 must answer from memory in microseconds. Implementations fetch, lease and flush in the background.
+
+Limits and meter are called several times by each request. They are base classes and not
+protocols because a compiled call of a base class's method costs a tenth of a protocol's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,9 +35,10 @@ class Accounts(Protocol):
         ...
 
 
-class Limits(Protocol):
+class Limits(ABC):
     """Rates and budgets, shared by all gateway processes through leased slices."""
 
+    @abstractmethod
     def reserve(
         self,
         account: Account,
@@ -48,12 +53,12 @@ class Limits(Protocol):
         `est_tokens` includes `est_output`. None: this process holds no slice that is large
         enough; `await lease(...)`, then reserve again, until it answers. `now_s` is monotonic.
         """
-        ...
 
+    @abstractmethod
     async def lease(self, account: Account, model: str) -> None:
         """Fetch a slice of the account's limits; returns within the store's timeout in any case."""
-        ...
 
+    @abstractmethod
     def settle(
         self,
         reservation: Reservation,
@@ -63,33 +68,29 @@ class Limits(Protocol):
         output_tokens: int = 0,
     ) -> None:
         """Correct a reservation to what was used. Called exactly once for each reservation."""
-        ...
 
 
-class Meter(Protocol):
+class Meter(ABC):
     """Usage on its way to disk: appended in the order of calls, committed in groups."""
 
-    @property
-    def strict(self) -> bool:
-        """Whether an answer's last byte, and the slot it held, wait for the commit."""
-        ...
+    strict: bool  # whether an answer's last byte, and the slot it held, wait for the commit
 
     @property
+    @abstractmethod
     def full(self) -> bool:
         """The disk is full: no new request is taken until there is room for its record."""
-        ...
 
+    @abstractmethod
     def open(self, request: str, entry: Callable[[], Opened]) -> None:
         """Note that a request is being sent to an engine.
 
         `entry` is called within milliseconds, or never if the request is over before.
         """
-        ...
 
+    @abstractmethod
     def progress(self, request: str, output_tokens: int) -> None:
         """Note how far a stream has come (every second or so)."""
-        ...
 
+    @abstractmethod
     def record(self, usage: UsageRecord, durable: Callable[[], None] | None = None) -> None:
         """Write the request's one record; `durable` is called on the loop after the commit."""
-        ...
