@@ -17,6 +17,7 @@ from headgate.core.errors import InputError
 from headgate.gateway import compiled
 
 READY_S = 240.0
+CORES = sorted(os.sched_getaffinity(0))  # before anything is pinned: children inherit that
 MODEL = "m"
 PACKAGES = {
     "vllm_router": "vllm-router",
@@ -157,8 +158,7 @@ def pin(core: int) -> None:
     """Keep this process and its children on one core, where there is more than one; -1 on any."""
     if core < 0:
         return
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
+    os.sched_setaffinity(0, {CORES[core % len(CORES)]})
 
 
 def free_port() -> int:

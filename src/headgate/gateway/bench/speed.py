@@ -58,34 +58,56 @@ def _python_upstream(port: int, rate_per_s: float) -> list[str]:
     return [sys.executable, "-m", module, str(port), str(rate_per_s)]
 
 
-def saturation(plan: Plan) -> dict[str, float]:
+Figures = dict[str, dict[str, float]]
+
+
+def saturation(plan: Plan) -> Figures:
     """Requests a second, one process on one core; medians of interleaved rounds."""
     with canned(plan.folder) as engine:
-        return _rounds(plan, plan.doors, engine, load.SMALL, CONNECTIONS)
+        return _rounds(plan, "saturation_rps", plan.doors, engine, load.SMALL, CONNECTIONS)
 
 
-def large_prompts(plan: Plan) -> dict[str, float]:
+def large_prompts(plan: Plan) -> Figures:
     """Requests a second with prompts of 200 KB."""
     names = tuple(n for n in plan.doors if n in ("headgate", "vllm_router"))
     with canned(plan.folder) as engine:
-        return _rounds(plan, names, engine, load.large(200), 16)
+        return _rounds(plan, "rps_200kb", names, engine, load.large(200), 16)
 
 
 def _rounds(
-    plan: Plan, names: tuple[str, ...], engine: int, body: bytes, connections: int
-) -> dict[str, float]:
-    """Each door in turn, again and again, so that a change of the machine meets all alike."""
+    plan: Plan, figure: str, names: tuple[str, ...], engine: int, body: bytes, connections: int
+) -> Figures:
+    """Each door in turn, again and again, so that a change of the machine meets all alike.
+
+    Requests a second: the median, the least and the most of the rounds; and the processor time
+    that a request took of all the door's processes, in microseconds, over all rounds.
+    """
     rates: dict[str, list[float]] = {name: [] for name in names}
+    cpu_us: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack:
         made = {n: stack.enter_context(_door(plan, n, engine)) for n in names}
         for number in range(plan.repeats + 1):
             for name, door in made.items():
                 # The slowest needs seconds for a round of its connections.
                 many, seconds = (8, 5.0) if name == "litellm" else (connections, plan.seconds)
+                before_s = door.cpu_s()
                 rate = load.saturate(door.port, door.key, body, plan.folder, many, seconds)
                 if number:  # the first round warms up
                     rates[name].append(rate)
-    return {name: statistics.median(found) for name, found in rates.items()}
+                    cpu_us[name].append((door.cpu_s() - before_s) / (rate * seconds) * 1e6)
+    figures = _spread(figure, rates)
+    figures[f"{figure}_cpu_us"] = {n: statistics.median(found) for n, found in cpu_us.items()}
+    return figures
+
+
+def _spread(name: str, found: dict[str, list[float]]) -> Figures:
+    """The median of each door's rounds, and beside it the least and the most."""
+    found = {door: rounds for door, rounds in found.items() if rounds}
+    return {
+        name: {door: statistics.median(rounds) for door, rounds in found.items()},
+        f"{name}_least": {door: min(rounds) for door, rounds in found.items()},
+        f"{name}_most": {door: max(rounds) for door, rounds in found.items()},
+    }
 
 
 def _door(
@@ -94,7 +116,7 @@ def _door(
     return doors.door(name, engine, plan.folder / name, DOOR_CORE, **options)
 
 
-def chunks(plan: Plan) -> dict[str, float]:
+def chunks(plan: Plan) -> Figures:
     """Streamed events a second through each door: every event a write of its own upstream."""
     # LiteLLM goes on reading streams whose client has left, which would starve the others.
     names = tuple(name for name in plan.doors if name != "litellm")
@@ -111,7 +133,7 @@ def chunks(plan: Plan) -> dict[str, float]:
                     continue  # it gave its streams up; what it does otherwise is still told
                 if number:
                     rates[name].append(seen.chunks / seen.took_s)
-    return {name: statistics.median(found) for name, found in rates.items() if found}
+    return _spread("chunks_per_s", rates)
 
 
 def paced(plan: Plan) -> dict[str, float]:
