@@ -7,8 +7,7 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from headgate.core.errors import InputError
-from headgate.ledger.calendar import day_of
-from headgate.ledger.usage import UsageRecord
+from headgate.ledger.usage import Item, UsageRecord
 
 Dimension = Literal["tenant", "model", "day", "tier", "class", "key", "engine", "outcome"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -61,31 +60,11 @@ def total(sums: Iterable[Sum]) -> Sum:
     return result
 
 
-def by_day(records: Iterable[UsageRecord]) -> dict[tuple[str, int, str, str], Sum]:
-    """Sums by (tenant, day, model, tier): the rows budgets are read from."""
-    groups: dict[tuple[str, int, str, str], list[UsageRecord]] = {}
-    for record in records:
-        key = (record.tenant, day_of(record.started_s), record.model, record.tier)
-        group = groups.get(key)
-        if group is None:
-            groups[key] = [record]
-        else:
-            group.append(record)
-    return {key: _sum_of_many(group) for key, group in groups.items()}
-
-
-def _sum_of_many(records: Sequence[UsageRecord]) -> Sum:
+def sum_of_items(items: Sequence[Item]) -> Sum:
     return Sum(
-        len(records),
-        sum(map(attrgetter("input_tokens"), records)),
-        sum(map(attrgetter("cached_tokens"), records)),
-        sum(map(attrgetter("output_tokens"), records)),
-        sum(map(attrgetter("price_nano"), records)),
+        len(items),
+        sum(map(attrgetter("input_tokens"), items)),
+        sum(map(attrgetter("cached_tokens"), items)),
+        sum(map(attrgetter("output_tokens"), items)),
+        sum(map(attrgetter("price_nano"), items)),
     )
-
-
-def by_tenant(records: Iterable[UsageRecord]) -> dict[str, Sum]:
-    sums: dict[str, Sum] = {}
-    for record in records:
-        sums[record.tenant] = sums.get(record.tenant, Sum()) + sum_of(record)
-    return sums

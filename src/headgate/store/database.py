@@ -40,15 +40,8 @@ class Transaction(Protocol):
         """Run a statement for each row; the number of rows changed by each."""
         ...
 
-    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
-        """Run an insert for all rows, or for none: whether none was there already.
-
-        Rows have their values in the order of the statement's parameters.
-        """
-        ...
-
-    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
-        """Run an insert for each of such rows; how many each added, 0 or 1."""
+    def insert(self, name: str, rows: Sequence[Row]) -> None:
+        """Run a plain insert for rows whose values are in the order of its columns."""
         ...
 
     def script(self, sql: str) -> None:
@@ -67,6 +60,8 @@ class Database(Protocol):
         self, *, write: bool = True, durable: bool = True
     ) -> AbstractContextManager[Transaction]:
         """Commit at the end of the block, roll back on an exception.
+
+        Without `write` all queries see the store as it was at one moment.
 
         A transaction that is not `durable` may be forgotten after a loss of power, never after
         a crash of a process. Raises StoreAway when the store cannot be asked.

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headgate.ledger.ports import Meter
-from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
-from headgate.store.spool import Durable, Writer
+from headgate.ledger.usage import Heading, Opened, Progress, UsageRecord, parted
+from headgate.store.spool import Bundle, Durable, Note, Packed, Writer
 
 GATHER_S = 0.001
 # A thread's waking costs more than an entry: under load there are fewer, larger groups. A killed
 # process loses what it had not handed over, and a busy loop's turn, of 5 ms or so, comes on top.
 GATHER_BUSY_S = 0.002
-BUSY = 20  # entries in a group
+BUSY = 20  # records in a group
 
 
 class SpoolMeter(Meter):
@@ -25,7 +25,10 @@ class SpoolMeter(Meter):
         self._writer = Writer(folder, name, self._committed)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fresh: dict[str, Callable[[], Opened]] = {}  # open, and not handed over yet
-        self._entries: list[Entry] = []
+        self._notes: list[Note] = []
+        self._bundles: dict[Heading, Bundle] = {}
+        self._filled: list[Bundle] = []
+        self._count = 0
         self._durable: list[Durable] = []
         self._waiting = False
         self._busy = False
@@ -51,14 +54,21 @@ class SpoolMeter(Meter):
             self._wait()
 
     def progress(self, request: str, output_tokens: int) -> None:
-        self._entries.append(Progress(request, output_tokens))
+        self._notes.append(Progress(request, output_tokens))
         if not self._waiting:
             self._wait()
 
     def record(self, usage: UsageRecord, durable: Durable | None = None) -> None:
         # What began and ended within one group needs no note that it began.
         self._fresh.pop(usage.request, None)
-        self._entries.append(usage)
+        heading, item = parted(usage)
+        bundle = self._bundles.get(heading)
+        if bundle is None:
+            bundle = self._bundles[heading] = Bundle(len(self._bundles), heading)
+        if not bundle.items:
+            self._filled.append(bundle)
+        bundle.items.append(item)
+        self._count += 1
         if durable is not None:
             self._durable.append(durable)
         if not self._waiting:
@@ -71,11 +81,17 @@ class SpoolMeter(Meter):
 
     def _hand_over(self) -> None:
         self._waiting = False
-        self._busy = len(self._entries) > BUSY and not self.strict
-        if self._fresh or self._entries:
-            opened: list[Entry] = [entry() for entry in self._fresh.values()]
-            self._writer.write(opened + self._entries, self._durable)
-            self._fresh, self._entries, self._durable = {}, [], []
+        self._busy = self._count > BUSY and not self.strict
+        if self._fresh or self._notes or self._filled:
+            notes: list[Note] = [entry() for entry in self._fresh.values()]
+            notes += self._notes
+            packed: Packed = []
+            for bundle in self._filled:
+                packed.append((bundle, bundle.items))
+                bundle.items = []
+            self._writer.write(notes, packed, self._durable)
+            self._fresh, self._notes, self._filled, self._durable = {}, [], [], []
+            self._count = 0
 
     def _committed(self, durable: list[Durable]) -> None:
         """Called by the writer, on a thread of its own."""

@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from headgate.core.errors import InputError
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction
-from headgate.store.queries import in_dialect, parameters_of, queries
+from headgate.store.queries import from_json, queries, statements
 
 try:
     import psycopg
@@ -47,17 +49,15 @@ class PostgresTransaction:
             cursors = [self._run(self._sql[name], row) for row in rows]
         return [cursor.rowcount for cursor in cursors]
 
-    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
-        return False  # one round trip already, and each row tells
-
-    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
-        names = parameters_of(name)
-        return self.execute_each(name, [dict(zip(names, row, strict=True)) for row in rows])
+    def insert(self, name: str, rows: Sequence[Row]) -> None:
+        if rows:
+            sql, columns = from_json(name)
+            objects = [dict(zip(columns, row, strict=True)) for row in rows]
+            self._run(sql, {"rows": msgspec.json.encode(objects).decode()})
 
     def script(self, sql: str) -> None:
-        for statement in sql.split(";\n"):
-            if statement.strip():
-                self._run(in_dialect(statement, "postgres"))
+        for statement in statements(sql, "postgres"):
+            self._run(statement)
 
     def now_s(self) -> float:
         [(now_s,)] = self._run("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()
@@ -76,7 +76,9 @@ class Postgres:
     def transaction(self, *, write: bool = True, durable: bool = True) -> Iterator[Transaction]:
         try:
             with self._idle.borrowed() as connection, connection.transaction():
-                if not durable:
+                if not write:
+                    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                elif not durable:
                     connection.execute("SET LOCAL synchronous_commit = off")
                 yield PostgresTransaction(connection)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:

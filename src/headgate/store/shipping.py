@@ -1,31 +1,48 @@
 """Ships usage from writers' files to the store: nothing lost, nothing counted twice.
 
-A record has its request's id and the store takes each id once, so files may be read again from
-the start after any crash. A file is deleted after the store has committed all of it. What a dead
-writer left open is closed with a record of its own.
+The store knows how far each writer's files are in it, and moves that position on in the same
+transaction as it adds what lies before it. So files may be read again from anywhere after any
+crash: what lies before the position is learned from, what lies behind it is added. A file is
+deleted after the store has committed all of it. What a dead writer left open is closed with a
+record of its own, and the store notes that it has ended before its files go.
 """
 
 import fcntl
+import glob
 import logging
 import os
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord, abandoned
+from headgate.ledger.usage import (
+    Entry,
+    Filed,
+    Heading,
+    Item,
+    Items,
+    Opened,
+    Progress,
+    Titled,
+    UsageRecord,
+    abandoned,
+)
 from headgate.store.database import StoreAway, give_way
-from headgate.store.usage import Usage
+from headgate.store.spool import sync_names
+from headgate.store.usage import Position, Step, Usage
 
 LOG = logging.getLogger(__name__)
-# Half a millisecond's work, then others may have the processor: Linux lets even a nice thread
-# finish its slice of 3 ms, and requests would wait for that.
-CHUNK_BYTES = 1 << 16
-RECORDS_PER_COMMIT = 500  # SQLite's write lock, which leases wait for, is held for each
+# A quarter of a millisecond's work, then others may have the processor: Linux lets even a nice
+# thread finish its slice of 3 ms, and requests would wait for that.
+CHUNK_BYTES = 1 << 15
+# SQLite's write lock, which leases wait for, is held while a commit's blocks are added: three
+# milliseconds for one, eight for so many.
+RECORDS_PER_COMMIT = 2_000
+HEADINGS_PER_COMMIT = 300
 NICE = 5  # requests come first
 REST_S = 0.2  # between looks at the folder
 AWAY_S = 1.0  # before a store that is away is asked again
@@ -34,26 +51,69 @@ Price = Callable[[Opened, int], int]
 _SEGMENT = re.compile(r"(.+)-(\d{8})\.jsonl")
 
 
-class _Written:
-    """What has been read of one writer's files."""
+class _Gathered:
+    """Records read and not in the store yet."""
 
     def __init__(self) -> None:
-        self.offsets: dict[Path, int] = {}
+        self.items: Filed = {}
+        self.older: list[UsageRecord] = []  # from before there were positions
+        self.count = 0
+
+    @property
+    def is_enough(self) -> bool:
+        return self.count >= RECORDS_PER_COMMIT or len(self.items) >= HEADINGS_PER_COMMIT
+
+    def add(self, heading: Heading, items: list[Item]) -> None:
+        self.items.setdefault(heading, []).extend(items)
+        self.count += len(items)
+
+    def add_older(self, record: UsageRecord) -> None:
+        self.older.append(record)
+        self.count += 1
+
+
+class _Reading:
+    """What is known of one writer's files up to where they have been read."""
+
+    def __init__(self, stored: Position) -> None:
+        self.stored = stored
+        self.place = stored
         self.open: dict[str, Opened] = {}
         self.tokens: dict[str, int] = {}
+        self.headings: dict[int, Heading] = {}
 
-    def learn(self, entry: Entry) -> UsageRecord | None:
-        if type(entry) is UsageRecord:
-            if self.open:
-                self.open.pop(entry.request, None)
-            if self.tokens:
-                self.tokens.pop(entry.request, None)
-            return entry
-        if type(entry) is Opened:
+    def begin(self, segment: int) -> None:
+        """Read a segment from its start. What is open goes on; headings are said again."""
+        self.place = Position(segment, 0)
+        self.headings.clear()
+
+    def learn(self, entry: Entry, gathered: _Gathered | None) -> bool:
+        """Take an entry in; records are put into `gathered`. False if it says nothing to us."""
+        if type(entry) is Items:
+            heading = self.headings.get(entry.number)
+            if heading is None:
+                return False
+            if self.open or self.tokens:
+                for item in entry.items:
+                    self._close(heading.prefix + item.name)
+            if gathered is not None:
+                gathered.add(heading, entry.items)
+        elif type(entry) is Titled:
+            self.headings[entry.number] = entry.heading
+        elif type(entry) is Opened:
             self.open[entry.request] = entry
         elif type(entry) is Progress:
             self.tokens[entry.request] = entry.output_tokens
-        return None
+        else:
+            assert type(entry) is UsageRecord
+            self._close(entry.request)
+            if gathered is not None:
+                gathered.add_older(entry)
+        return True
+
+    def _close(self, request: str) -> None:
+        self.open.pop(request, None)
+        self.tokens.pop(request, None)
 
 
 class Shipper:
@@ -65,7 +125,8 @@ class Shipper:
         self._usage = usage
         self._price = price or _free
         self._decoder = msgspec.json.Decoder(Entry)
-        self._writers: dict[str, _Written] = defaultdict(_Written)
+        self._encoder = msgspec.json.Encoder()
+        self._readings: dict[str, _Reading] = {}
 
     def ship(self) -> int:
         """Ship what there is; the number of records that were new to the store.
@@ -75,11 +136,16 @@ class Shipper:
         new = 0
         with _only_shipper(self._folder) as alone:
             if alone:
-                for name, segments in sorted(self._segments().items()):
+                for name in self._names():
                     with _dead(self._folder, name) as dead:
-                        # Dead or not is known before the files are read: a dead writer's are
-                        # then read to their end.
-                        new += self._ship_writer(name, segments, dead)
+                        try:
+                            # Dead or not is known before the files are looked at: a dead
+                            # writer's are then all there, and read to their end.
+                            new += self._ship_writer(name, dead)
+                        except BaseException:
+                            # Whether the store took what it was given, it will say itself.
+                            self._readings.pop(name, None)
+                            raise
         return new
 
     def has_live_writers(self) -> bool:
@@ -90,68 +156,106 @@ class Shipper:
                     return True
         return False
 
-    def _segments(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {
-            path.name.removesuffix(".lock"): [] for path in self._folder.glob("*.lock")
-        }
-        for path in sorted(self._folder.glob("*.jsonl")):
+    def _names(self) -> list[str]:
+        names = {path.name.removesuffix(".lock") for path in self._folder.glob("*.lock")}
+        for path in self._folder.glob("*.jsonl"):
             if match := _SEGMENT.fullmatch(path.name):
-                found.setdefault(match[1], []).append(path)
-        return found
+                names.add(match[1])
+        return sorted(names)
 
-    def _ship_writer(self, name: str, segments: list[Path], dead: bool) -> int:
-        written = self._writers[name]
+    def _segments(self, name: str) -> list[tuple[int, Path]]:
+        """A writer's files with their numbers, in order."""
+        found = []
+        for path in self._folder.glob(f"{glob.escape(name)}-*.jsonl"):
+            match = _SEGMENT.fullmatch(path.name)
+            if match and match[1] == name:
+                found.append((int(match[2]), path))
+        return sorted(found)
+
+    def _ship_writer(self, name: str, dead: bool) -> int:
+        segments = self._segments(name)
+        reading = self._readings.get(name)
+        if reading is None:
+            reading = self._readings[name] = self._recalled(name, segments)
         new = 0
-        for path in segments:
-            for records in self._read(written, path):
-                new += self._usage.add(records, name)
-            # A writer that has begun the next segment is done with this one.
-            if path != segments[-1]:
-                path.unlink()
-                written.offsets.pop(path, None)
+        if not reading.stored.ended:
+            for number, path in segments:
+                if number > reading.place.segment:
+                    reading.begin(number)
+                if number == reading.place.segment:
+                    new += self._ship_segment(name, reading, path)
+                # A writer that has begun the next segment is done with this one.
+                if path != segments[-1][1]:
+                    path.unlink()
         if dead:
-            new += self._close(name, written)
-            for path in [*segments[-1:], *self._folder.glob(f"{name}.*")]:
-                path.unlink(missing_ok=True)
-            del self._writers[name]
+            if not reading.stored.ended:
+                new += self._close(name, reading)
+            self._bury(name)
         return new
 
-    def _close(self, name: str, written: _Written) -> int:
+    def _recalled(self, name: str, segments: list[tuple[int, Path]]) -> _Reading:
+        """What whoever shipped from these files before had learned up to the store's position."""
+        reading = _Reading(self._usage.position(name))
+        stored = reading.stored
+        for number, path in segments:
+            if number == stored.segment and not stored.ended:
+                for lines in _lines(path, 0, stored.bytes):
+                    self._learn(reading, path, lines, None)
+                    give_way()
+        return reading
+
+    def _ship_segment(self, name: str, reading: _Reading, path: Path) -> int:
+        new = 0
+        gathered = _Gathered()
+        for lines in _lines(path, reading.place.bytes):
+            self._learn(reading, path, lines, gathered)
+            reading.place = reading.place.behind(len(lines))
+            if gathered.is_enough:
+                new += self._add(name, reading, reading.place, gathered)
+                gathered = _Gathered()
+            give_way()
+        if gathered.count:
+            new += self._add(name, reading, reading.place, gathered)
+        return new
+
+    def _add(self, name: str, reading: _Reading, end: Position, gathered: _Gathered) -> int:
+        step = Step(name, reading.stored, end)
+        added = self._usage.ship(step, gathered.items, gathered.older)
+        reading.stored = end
+        return added
+
+    def _close(self, name: str, reading: _Reading) -> int:
         """Give a record to each request that a dead writer left open."""
-        records = [
-            abandoned(opened, tokens, self._price(opened, tokens))
-            for opened in written.open.values()
-            for tokens in [written.tokens.get(opened.request, 0)]
-        ]
-        return self._usage.add(records, name) if records else 0
+        gathered = _Gathered()
+        for opened in reading.open.values():
+            tokens = reading.tokens.get(opened.request, 0)
+            # As those from before there were positions, they are held against what is there: a
+            # machine that lost its power may have shipped a record and lost it from its file.
+            gathered.add_older(abandoned(opened, tokens, self._price(opened, tokens)))
+        return self._add(name, reading, reading.place.ending(), gathered)
 
-    def _read(self, written: _Written, path: Path) -> Iterator[list[UsageRecord]]:
-        """Records not yet read; what was yielded counts as read when the next is asked for."""
-        offset = written.offsets.get(path, 0)
-        records: list[UsageRecord] = []
-        with path.open("rb") as file:
-            while True:
-                file.seek(offset)
-                chunk = file.read(CHUNK_BYTES)
-                end = _end_of_lines(chunk)
-                if end == 0:
-                    if len(chunk) < CHUNK_BYTES or b"\0" in chunk:  # its end is not written yet
-                        break
-                    end = len(chunk)  # one line as long as this is no line of ours
-                for entry in self._entries(path, chunk[:end]):
-                    if (record := written.learn(entry)) is not None:
-                        records.append(record)
-                offset += end
-                if len(records) >= RECORDS_PER_COMMIT:
-                    yield records
-                    records = []
-                    written.offsets[path] = offset
-                give_way()
-        if records:
-            yield records
-        written.offsets[path] = offset
+    def _bury(self, name: str) -> None:
+        """Delete the files of a writer that has ended, and what the store knows of it.
 
-    def _entries(self, path: Path, lines: bytes) -> list[Entry]:
+        In this order, and the lock last: whatever is left of it after a crash, the next to look
+        finds the lock and goes on here.
+        """
+        for _, path in self._segments(name):
+            path.unlink()
+        (self._folder / f"{name}.next").unlink(missing_ok=True)
+        sync_names(self._folder)
+        self._usage.forget(name)
+        (self._folder / f"{name}.lock").unlink(missing_ok=True)
+        del self._readings[name]
+
+    def _learn(
+        self, reading: _Reading, path: Path, lines: bytes, gathered: _Gathered | None
+    ) -> None:
+        for entry in self._entries(path, lines, aside=gathered is not None):
+            if not reading.learn(entry, gathered) and gathered is not None:
+                self._set_aside(path, self._encoder.encode(entry))
+
+    def _entries(self, path: Path, lines: bytes, *, aside: bool) -> list[Entry]:
         try:
             return self._decoder.decode_lines(lines)
         except msgspec.MsgspecError:
@@ -160,7 +264,8 @@ class Shipper:
                 try:
                     entries.append(self._decoder.decode(line))
                 except msgspec.MsgspecError:
-                    self._set_aside(path, line)
+                    if aside:
+                        self._set_aside(path, line)
             return entries
 
     def _set_aside(self, path: Path, line: bytes) -> None:
@@ -203,6 +308,21 @@ class ShippingThread:
             if last:
                 return
             self._stop.wait(AWAY_S if self.away else REST_S)
+
+
+def _lines(path: Path, start: int, end: int = -1) -> Iterator[bytes]:
+    """Whole lines of a file, some 32 KB at a time; what is still being written is left."""
+    with path.open("rb") as file:
+        while True:
+            file.seek(start)
+            chunk = file.read(CHUNK_BYTES if end == -1 else min(CHUNK_BYTES, end - start))
+            size = _end_of_lines(chunk)
+            if size == 0:
+                if len(chunk) < CHUNK_BYTES or b"\0" in chunk:  # its end is not written yet
+                    return
+                size = len(chunk)  # one line as long as this is no line of ours
+            yield chunk[:size]
+            start += size
 
 
 def _end_of_lines(chunk: bytes) -> int:

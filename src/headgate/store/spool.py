@@ -3,7 +3,7 @@
 A writer owns the files of a folder that are named after it: a lock it holds while it lives, and
 numbered segments of JSON lines. Whoever ships the files to the store (`shipping.py`) may delete
 a segment once all in it is in the store: each segment begins with the requests that are still
-open, so that no older one is needed to close them.
+open, so that no older one is needed to close them, and says each heading before its first items.
 
 Two threads stand behind a writer. One writes, a millisecond or so after an entry came, so that a
 killed process loses next to nothing; the other waits for the disk (fdatasync), so that writing
@@ -21,17 +21,34 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from headgate.ledger.usage import Entry, Opened, Progress, UsageRecord
+from headgate.ledger.usage import Entry, Heading, Item, Items, Opened, Progress, Titled
 
-SEGMENT_BYTES = 8 << 20  # about 40,000 records
+SEGMENT_BYTES = 8 << 20  # about 120,000 records
+LINE_ITEMS = 200  # in one line, so that a torn one is no great loss
 RETRY_S = 0.1
 SYNC_EVERY_S = 0.01  # while nobody waits for the disk
 Durable = Callable[[], None]
-Group = tuple[list[Entry], list[Durable]]
+Note = Opened | Progress
+
+
+class Bundle:
+    """A heading with its number in a writer's files, and the items that go there next."""
+
+    __slots__ = ("heading", "items", "number")
+
+    def __init__(self, number: int, heading: Heading) -> None:
+        self.number = number
+        self.heading = heading
+        self.items: list[Item] = []
+
+
+Packed = list[tuple[Bundle, list[Item]]]
+Group = tuple[list[Note], Packed, list[Durable]]
 
 
 class Writer:
@@ -51,7 +68,8 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._encoder = msgspec.json.Encoder()
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
-        self._open: dict[str, list[Opened | Progress]] = {}
+        self._open: dict[str, list[Note]] = {}
+        self._told: set[int] = set()  # headings that the present segment has said
         self._lock = -1
         self._segment = 0
         self._size = 0
@@ -73,9 +91,9 @@ class Writer:
             thread.start()
             self._threads.append(thread)
 
-    def write(self, entries: list[Entry], durable: list[Durable]) -> None:
-        """Never blocks; `durable` are passed to `committed` when the entries are on disk."""
-        self._groups.put((entries, durable))
+    def write(self, notes: list[Note], packed: Packed, durable: list[Durable]) -> None:
+        """Never blocks; `durable` are passed to `committed` when all is on disk."""
+        self._groups.put((notes, packed, durable))
 
     def stop(self) -> None:
         """Returns when everything written is durable; the name is let go."""
@@ -105,27 +123,45 @@ class Writer:
             self._stopped = True
             self._dirty.notify()
 
-    def _write_group(self, entries: list[Entry], durable: list[Durable]) -> None:
-        data = self._encoder.encode_lines(entries)
+    def _write_group(self, notes: list[Note], packed: Packed, durable: list[Durable]) -> None:
+        data = self._lines(notes, packed)
         if self._size + len(data) > self._segment_bytes and not self.full:
             try:
                 self._begin_segment()
             except OSError:
                 self.full = True  # this segment grows on until another can be set aside
+            else:
+                data = self._lines(notes, packed)  # it has said no heading yet
         self._write(data)
-        held = self._open
-        for entry in entries:
-            if type(entry) is UsageRecord:
-                if held:
-                    held.pop(entry.request, None)
-            elif type(entry) is Opened:
-                held[entry.request] = [entry]
-            elif type(entry) is Progress and entry.request in held:
-                held[entry.request][1:] = [entry]
+        self._told.update([bundle.number for bundle, _ in packed])
+        if notes or self._open:
+            self._remember(notes, packed)
         with self._dirty:
             self._durable += durable
             self._is_dirty = True
             self._dirty.notify()
+
+    def _lines(self, notes: list[Note], packed: Packed) -> bytes:
+        lines: list[Entry] = [*notes]
+        for bundle, items in packed:
+            if bundle.number not in self._told:
+                lines.append(Titled(bundle.number, bundle.heading))
+            for first in range(0, len(items), LINE_ITEMS):
+                lines.append(Items(bundle.number, items[first : first + LINE_ITEMS]))
+        return self._encoder.encode_lines(lines)
+
+    def _remember(self, notes: list[Note], packed: Packed) -> None:
+        """Keep what the next segment must begin with: the requests that are open."""
+        held = self._open
+        for note in notes:
+            if type(note) is Opened:
+                held[note.request] = [note]
+            elif note.request in held:
+                held[note.request][1:] = [note]
+        for bundle, items in packed:
+            prefix = bundle.heading.prefix
+            for item in items:
+                held.pop(prefix + item.name, None)
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -152,13 +188,7 @@ class Writer:
                 self._is_dirty = False
                 # A copy, because the other thread may close it for the next segment.
                 file = os.dup(self._file)
-            while True:
-                try:
-                    os.fdatasync(file)
-                    break
-                except OSError:
-                    self.full = True
-                    time.sleep(RETRY_S)
+            self._until_done(partial(os.fdatasync, file))
             os.close(file)
             if durable:
                 self._committed(durable)
@@ -180,34 +210,52 @@ class Writer:
             os.close(file)
 
     def _begin_segment(self) -> None:
+        """Go on in the file set aside. Raises OSError while nothing has changed."""
+        path = self._folder / f"{self._name}-{self._segment + 1:08d}.jsonl"
+        file = os.open(self._next, os.O_WRONLY)
+        try:
+            self._next.rename(path)
+        except OSError:
+            os.close(file)
+            raise
+        # Whoever ships may delete the old file now: nothing more may be written to it.
         self._segment += 1
-        path = self._folder / f"{self._name}-{self._segment:08d}.jsonl"
-        self._next.rename(path)
-        with contextlib.closing(_Descriptor(self._folder, os.O_RDONLY)) as folder:
-            os.fsync(folder.number)
-        file = os.open(path, os.O_WRONLY)
         before, size = self._file, self._size
+        if before != -1:
+            # All in it is on disk before a word of the new one can be said to be.
+            self._until_done(partial(_finish, before, size))
+        self._until_done(partial(sync_names, self._folder))
         self._size = 0
+        self._told.clear()
         with self._dirty:
             self._file = file
         if before != -1:
-            _finish(before, size)
+            os.close(before)
         self._write(
             self._encoder.encode_lines([one for held in self._open.values() for one in held])
         )
         self._allocate_next()
 
+    def _until_done(self, call: Callable[[], None]) -> None:
+        """Do what the disk must do, however often it takes."""
+        while True:
+            try:
+                call()
+                return
+            except OSError:
+                self.full = True
+                time.sleep(RETRY_S)
+
 
 def _finish(file: int, size: int) -> None:
-    """Close a file at its length, durable whatever the disk says at first."""
-    while True:
-        try:
-            os.ftruncate(file, size)
-            os.fdatasync(file)
-            break
-        except OSError:
-            time.sleep(RETRY_S)
-    os.close(file)
+    """Cut a file to its length; all in it is durable."""
+    os.ftruncate(file, size)
+    os.fdatasync(file)
+
+
+def sync_names(folder: Path) -> None:
+    with contextlib.closing(_Descriptor(folder, os.O_RDONLY)) as descriptor:
+        os.fsync(descriptor.number)
 
 
 class _Descriptor:

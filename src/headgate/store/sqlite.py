@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from headgate.store.database import Idle, Parameters, Row, StoreAway, Transaction, give_way
-from headgate.store.queries import many_at_once, queries
+from headgate.store.queries import many_at_once, queries, statements
 
 BUSY_TIMEOUT_MS = 5_000
 ROWS_AT_ONCE = 20  # in one statement
@@ -41,28 +41,17 @@ class SqliteTransaction:
         sql, execute = self._sql[name], self._connection.execute
         return [execute(sql, row).rowcount for row in rows]
 
-    def insert_all_new(self, name: str, rows: Sequence[Row]) -> bool:
-        self._connection.execute("SAVEPOINT all_new")
-        new = 0
+    def insert(self, name: str, rows: Sequence[Row]) -> None:
         for first in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[first : first + ROWS_AT_ONCE]
             sql = many_at_once(name, len(some))
-            new += self._connection.execute(sql, list(chain.from_iterable(some))).rowcount
-            if first % ROWS_AT_A_STRETCH == 0:
+            self._connection.execute(sql, list(chain.from_iterable(some)))
+            if first % ROWS_AT_A_STRETCH == 0 and first:
                 give_way()
-        done = new == len(rows)
-        if not done:
-            self._connection.execute("ROLLBACK TO all_new")
-        self._connection.execute("RELEASE all_new")
-        return done
-
-    def insert_each(self, name: str, rows: Sequence[Row]) -> list[int]:
-        sql, execute = many_at_once(name, 1), self._connection.execute
-        return [execute(sql, row).rowcount for row in rows]
 
     def script(self, sql: str) -> None:
         # sqlite3's executescript would commit first.
-        for statement in sql.split(";\n"):
+        for statement in statements(sql, "sqlite"):
             self._connection.execute(statement)
 
     def now_s(self) -> float:

@@ -119,7 +119,8 @@ def open_state(
     `price` is what a request costs that a crash left without a record.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    holder = f"{socket.gethostname()}-{process}-{secrets.token_hex(4)}"
+    # No two are ever alike: files are shipped once by the name of who wrote them.
+    holder = f"{socket.gethostname()}-{process}-{secrets.token_hex(8)}"
     return State(
         Migrating(connect(url)),
         folder=folder,

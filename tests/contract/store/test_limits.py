@@ -255,7 +255,6 @@ def test_a_budget_counts_records_once_whether_held_or_spent(database: Database) 
                 f"req_{spent}", "acme", "k", "small", "default", "maas", input_tokens=70
             )
             usage.add([record], f"gateway-{spent % 2}")
-            usage.add([record], f"gateway-{spent % 2}")
             spent += 1
         # 13 x 70 = 910, so that a fourteenth of 100 does not fit.
         assert spent == 13

@@ -108,11 +108,12 @@ def test_usage_closes_and_says_where_it_does_not(url: str) -> None:
     }
     assert json.loads(said(url, "usage", "--from", "2024-10-05", "--json")) == []
     with database.transaction() as transaction:
-        transaction._connection.execute("UPDATE usage SET price_nano = 1 WHERE request = 'r1'")  # type: ignore[attr-defined]
+        transaction.script("UPDATE usage_blocks SET records = replace(records, '1500000001', '1')")
     result = run(url, "usage")
     assert result.exit_code == 1
     assert "DOES NOT CLOSE" in result.stderr
     assert "2024-10-04" in result.stderr
+    assert "4.500000003" in run(url, "usage", "--no-proof").stdout
     database.close()
 
 
