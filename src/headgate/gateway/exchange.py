@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RETRIES: Final = 2  # after an engine failed with nothing of its answer delivered
 PROGRESS_TOKENS: Final = 64  # a stream's progress is noted this often, for the case of a crash, and
 # before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
+SIZES: Final = [b"%x\r\n" % size for size in range(2048)]  # first lines of chunks, made once
 HELD_EVENT_MAX: Final = 8 * 1024 * 1024  # of an event whose end has not come
 RETRIED: Final = frozenset((502, 503, 504))
 FIRST_EVENT_IS_A_TOKEN: Final = frozenset((b"/v1/chat/completions", b"/v1/completions"))
@@ -498,7 +499,12 @@ class Exchange:
 
     def _framed(self, data: bytes) -> bytes:
         """A piece of a streamed answer as this client can read it."""
-        return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_out else data
+        if not self.chunked_out:
+            return data
+        size = len(data)
+        if size < len(SIZES):
+            return SIZES[size] + data + b"\r\n"
+        return b"%x\r\n%b\r\n" % (size, data)
 
     def _stream_begins(self) -> None:
         self.head_sent = True

@@ -17,6 +17,7 @@ from headgate.core.errors import InputError
 from headgate.gateway import compiled
 
 READY_S = 240.0
+RESTS_WITHIN_S = 10.0
 CORES = sorted(os.sched_getaffinity(0))  # before anything is pinned: children inherit that
 MODEL = "m"
 PACKAGES = {
@@ -46,6 +47,14 @@ class Running:
     def cpu_s(self) -> float:
         """Processor time of the whole family so far."""
         return sum(_cpu_s(pid) for pid in family(self.process.pid))
+
+    def let_rest(self) -> None:
+        """Wait until it does nothing: some go on for clients that have left."""
+        until_s = time.monotonic() + RESTS_WITHIN_S
+        before_s = -1.0
+        while self.cpu_s() - before_s > 0.01 and time.monotonic() < until_s:
+            before_s = self.cpu_s()
+            time.sleep(0.1)
 
 
 def cache_folder() -> Path:

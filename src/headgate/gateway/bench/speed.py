@@ -15,6 +15,7 @@ from headgate.gateway.bench.doors import Running
 DOOR_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = 64
 STREAMS = 250
+READ_EVERY_S = 0.003
 PACED_STREAMS = (1000, 750, 500, 350, 250, 150, 100, 50)
 TOKENS_PER_S = 100.0
 PACE_KEPT = 1.1  # times the ideal
@@ -127,10 +128,18 @@ def chunks(plan: Plan) -> Figures:
             for name, door in made.items():
                 try:
                     seen = load.read_streams(
-                        door.port, door.key, STREAMS, upstream.ENDLESS, plan.seconds, 0.5
+                        door.port,
+                        door.key,
+                        STREAMS,
+                        upstream.ENDLESS,
+                        plan.seconds,
+                        0.5,
+                        READ_EVERY_S,
                     )
                 except InputError:
                     continue  # it gave its streams up; what it does otherwise is still told
+                finally:
+                    door.let_rest()
                 if number:
                     rates[name].append(seen.chunks / seen.took_s)
     return _spread("chunks_per_s", rates)
