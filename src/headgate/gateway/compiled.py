@@ -29,6 +29,7 @@ MODULES = (
     "headgate.ledger.prices",
     "headgate.ledger.reservation",
     "headgate.policy.fairness",
+    "headgate.policy.reading",
     "headgate.policy.routing",
     "headgate.store.limits",
     "headgate.store.meter",

@@ -8,7 +8,7 @@ from headgate.gateway.engines import Engine
 from headgate.gateway.errors import Problem
 from headgate.gateway.exchange import SENT, WAITING, Exchange
 from headgate.gateway.prefixes import Prefixes
-from headgate.gateway.wheel import monotonic
+from headgate.gateway.wheel import NEVER, monotonic
 from headgate.policy.fairness import OrderedQueue
 from headgate.policy.routing import next_cap, next_share, pick
 
@@ -24,6 +24,10 @@ BACK_MAX_S: Final = 600.0
 PROBE_S: Final = 1.0
 DOWN_AFTER: Final = 3  # failed probes; a refused connection counts at once
 NO_ENGINE_PATIENCE_S: Final = 10.0
+# Of batch work's room at an engine: from where its prompts wait for what the engine reads, and
+# from where they wait for another engine to be free.
+HALF_FULL: Final = 0.5
+NEARLY_FULL: Final = 0.8
 
 
 class ModelRun:
@@ -92,9 +96,9 @@ class Dispatcher:
         model = lane.model
         queue = model.queue
         if not queue.waiting or queue.first_level() > lane.level:
-            engine = self._choose(exchange)
+            engine = self._choose(exchange, now_s)
             if engine is None and self._may_evict(lane.level) and self._evict_for(exchange):
-                engine = self._choose(exchange)
+                engine = self._choose(exchange, now_s)
             if engine is not None:
                 self._take(exchange, engine, now_s)
                 return
@@ -108,9 +112,10 @@ class Dispatcher:
         """A request whose engine failed it: first in its tenant's line, or at once elsewhere."""
         self.retried += 1
         self._give_back(exchange)
-        engine = self._choose(exchange)
+        now_s = monotonic()
+        engine = self._choose(exchange, now_s)
         if engine is not None:
-            self._take(exchange, engine, monotonic())
+            self._take(exchange, engine, now_s)
         else:
             self._requeue(exchange)
 
@@ -122,6 +127,20 @@ class Dispatcher:
         self._give_back(exchange)
         if lane.model.queue.waiting or len(engine.models) > 1:
             self.pump(engine)
+
+    def first_token(self, exchange: Exchange, took_s: float) -> None:
+        """A stream's first token came: its prompt has been read, and batch prompts may follow."""
+        engine = exchange.engine
+        assert engine is not None
+        engine.first_token(exchange, took_s)
+        if exchange.unread:
+            engine.unread -= 1
+            exchange.unread = False
+        model = exchange.lane.model
+        if model.queue.waiting and not engine.unread:
+            for one in model.engines:
+                if not one.batch_waits:
+                    self.pump(one)
 
     def engine_failed(self, engine: Engine) -> None:
         """An engine refused or broke a connection: no new work until a probe says it is well."""
@@ -157,7 +176,7 @@ class Dispatcher:
             model, level = self._next_model(engine)
             if model is None:
                 return
-            if level == self.batch_level and self._must_batch_wait(engine):
+            if level == self.batch_level and self._must_batch_wait(engine, model, monotonic()):
                 return
             full = engine.in_flight >= engine.rooms[level]
             if full and not (self._may_evict(level) and self._evict_at(engine)):
@@ -172,7 +191,7 @@ class Dispatcher:
 
     # The pieces.
 
-    def _choose(self, exchange: Exchange) -> Engine | None:
+    def _choose(self, exchange: Exchange, now_s: float) -> Engine | None:
         lane = exchange.lane
         model = lane.model
         engines = model.engines
@@ -180,7 +199,7 @@ class Dispatcher:
             engine = engines[0]
             if engine.down or engine.in_flight >= engine.rooms[lane.level]:
                 return None
-            if lane.level == self.batch_level and self._must_batch_wait(engine):
+            if lane.level == self.batch_level and self._must_batch_wait(engine, model, now_s):
                 return None
             return engine
         up = [e for e in engines if not e.down and e is not exchange.engine]
@@ -188,20 +207,21 @@ class Dispatcher:
             up = [e for e in engines if not e.down]
         batch = lane.level == self.batch_level
         if batch:
-            up = [e for e in up if not self._must_batch_wait(e)]
+            up = [e for e in up if not self._must_batch_wait(e, model, now_s)]
         assert model.prefixes is not None
         cached = model.prefixes.held(exchange, up)
         chosen = pick(
             [e.in_flight for e in up],
             [int(e.rooms[lane.level]) for e in up],
-            # Batch work counts for batch work alone: it gives way to all others, and differs more
-            # from engine to engine than the one prompt that others must not be put behind.
-            [e.outstanding_tokens if batch else e.outstanding_tokens - e.batch_tokens for e in up],
+            [e.outstanding_tokens if batch else e.ahead_tokens(now_s) for e in up],
             [e.terms.speed for e in up],
             cached,
             exchange.est_input,
         )
-        return up[chosen] if chosen >= 0 else None
+        if chosen < 0:
+            return None
+        exchange.est_cached = int(cached[chosen])
+        return up[chosen]
 
     def _take(self, exchange: Exchange, engine: Engine, now_s: float) -> None:
         engine.in_flight += 1
@@ -212,6 +232,11 @@ class Dispatcher:
             engine.batch[exchange] = None
             engine.batch_tokens += exchange.est_input + exchange.est_output
             engine.batch_begins(exchange.est_input, now_s)
+        elif exchange.tells_first_token():
+            exchange.unread = True
+            engine.unread += 1
+        if engine.reading.token_s:
+            engine.reading.begin(exchange.id, exchange.est_input - exchange.est_cached, now_s)
         if lane.model.prefixes is not None:
             lane.model.prefixes.note(exchange, engine)
         if exchange.attempts == 0:
@@ -230,6 +255,10 @@ class Dispatcher:
         if exchange.streams:
             engine.streams -= 1
             exchange.streams = False
+        if exchange.unread:
+            engine.unread -= 1
+            exchange.unread = False
+        engine.reading.over(exchange.id)
         if exchange.order:
             engine.batch_tokens -= exchange.est_input + exchange.est_output
             engine.batch.pop(exchange, None)
@@ -313,17 +342,26 @@ class Dispatcher:
             return True
         return False
 
-    def _must_batch_wait(self, engine: Engine) -> bool:
-        """Whether an engine still reads the batch prompt that was sent there last.
+    def _must_batch_wait(self, engine: Engine, model: ModelRun, now_s: float) -> bool:
+        """Whether a batch prompt read now would be read before that of somebody who looks on.
 
-        Batch prompts go in one after the other: two in one step, or a burst of fifty when a batch
-        opens, would be read before the prompt of somebody who looks at the screen. It costs the
-        batch nothing, since the engine reads them no faster together.
+        Batch prompts go in one after the other. An engine that has batch work enough for now lets
+        them wait until it reads nothing else, and one that is nearly full until another engine is
+        there to read what comes next. It costs the batch little: its answers go on meanwhile.
         """
-        wait_s = engine.batch_due_s - monotonic()
+        wait_s = engine.batch_due_s - now_s
+        if wait_s <= 0.0:
+            room = engine.rooms[self.batch_level]
+            if engine.in_flight >= HALF_FULL * room:
+                wait_s = engine.reads_for_s(now_s)
+            if wait_s <= 0.0 and engine.in_flight >= NEARLY_FULL * room:
+                others = [
+                    e.reads_for_s(now_s) for e in model.engines if e is not engine and not e.down
+                ]
+                wait_s = min(others, default=0.0)
         if wait_s <= 0.0:
             return False
-        if not engine.batch_waits:
+        if not engine.batch_waits and wait_s < NEVER:
             engine.batch_waits = True
             self.door.loop.call_later(wait_s, self._batch_may_go_on, engine)
         return True

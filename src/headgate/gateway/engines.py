@@ -10,7 +10,7 @@ import httptools
 from headgate.gateway import config as settings
 from headgate.gateway.known import Form, Known
 from headgate.gateway.wheel import NEVER, Wheel, monotonic
-from headgate.policy.routing import next_read_s
+from headgate.policy.reading import Reading
 
 if TYPE_CHECKING:
     from headgate.gateway.dispatch import ModelRun
@@ -20,6 +20,7 @@ IDLE_LINKS_MAX: Final = 512
 LINK_IDLE_S: Final = 4.0  # uvicorn, which most engines run on, closes idle connections after 5 s
 FIRST_CAP: Final = 16
 READ_MAX_S: Final = 1.0  # no batch prompt keeps the next one waiting for longer
+SEQUENCE_TOKENS: Final = 16.0  # to be read in the time by which an answer lengthens others' steps
 CONNECT_TIMEOUT_S: Final = 3.0
 # of an answer in the client's buffer before the engine must wait
 
@@ -51,9 +52,10 @@ class Engine:
         self.shares: list[float] = []
         self.late = 0.0  # slowest first token since the last look, over its objective
         self.batch_share = 1.0  # of what batch work may fill, while interactive work is late
-        self.read_s = 0.0  # to read a token of a prompt, as learnt from first tokens; 0: unknown
+        self.reading = Reading()
+        self.unread = 0  # streams that are not batch work's and wait for their first token
         self.batch_due_s = 0.0  # when the last batch prompt will have been read
-        self.batch_waits = False  # somebody will look again when it has
+        self.batch_waits = False  # somebody will look again
         self.accept(terms, key)
 
     def set_cap(self, cap: float, shares: list[float]) -> None:
@@ -63,15 +65,32 @@ class Engine:
         self.rooms = [max(1.0, cap * share) for share in shares]
         self.rooms[-1] = max(1.0, cap * shares[-1] * self.batch_share)
 
-    def first_token(self, tokens: int, took_s: float, objective_s: float) -> None:
+    def first_token(self, exchange: "Exchange", took_s: float) -> None:
         """A stream's first token came, so long after its prompt was sent here."""
+        objective_s = exchange.lane.ttft_s
         if objective_s:
             self.late = max(self.late, took_s / objective_s)
-        self.read_s = next_read_s(self.read_s, tokens, took_s, self.token_s)
+        tokens = exchange.est_input - exchange.est_cached
+        self.reading.first_token(exchange.id, tokens, took_s, self.token_s)
+
+    def ahead_tokens(self, now_s: float) -> float:
+        """What is done here before a new prompt's first token, in tokens to be read.
+
+        Batch work counts while it is being read, not afterwards: it gives way to all others, and
+        differs more from engine to engine than the prompt that nobody must be put behind.
+        """
+        if not self.reading.token_s:
+            return self.outstanding_tokens - self.batch_tokens
+        others = self.in_flight - len(self.batch)
+        return self.reading.left_tokens(now_s) + SEQUENCE_TOKENS * others
+
+    def reads_for_s(self, now_s: float) -> float:
+        """How much longer prompts are read here; NEVER: one will be told."""
+        return NEVER if self.unread else self.reading.left_s(now_s)
 
     def batch_begins(self, tokens: int, now_s: float) -> None:
         """A batch prompt is sent: the next one may follow when this one has been read."""
-        self.batch_due_s = now_s + min(READ_MAX_S, tokens * self.read_s)
+        self.batch_due_s = now_s + min(READ_MAX_S, tokens * self.reading.token_s)
 
     def start_slowly(self) -> None:
         """With an objective to keep, find the cap from below."""

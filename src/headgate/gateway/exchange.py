@@ -62,12 +62,14 @@ class Exchange:
     wall_s = 0.0
     reservation: "Reservation | None" = None
     est_input = 0
+    est_cached = 0  # of these, what the engine is thought to hold
     est_output = 0
     state: int = READ
     status = 0
     link: "Link | None" = None
     engine: "Engine | None" = None
     slot = False  # counted in at the engine
+    unread = False  # counted there as a stream whose first token is awaited
     attempts = 0
     queued_s = 0.0
     first_byte_s = 0.0
@@ -490,12 +492,16 @@ class Exchange:
             self.trace = self.door.traces.begin(self.headers.get(b"traceparent"))
         self.wall_s = wall()
 
+    def tells_first_token(self) -> bool:
+        """Whether the first event of its answer will be its first token."""
+        ask = self.ask
+        return ask is not None and bool(ask.stream) and self.path in FIRST_EVENT_IS_A_TOKEN
+
     def _first_event(self) -> None:
         """What a stream began with. Engines may send an answer's head long before it."""
         self.first_byte_s = monotonic() - self.began_s
-        if self.path in FIRST_EVENT_IS_A_TOKEN and self.engine is not None:
-            took_s = self.first_byte_s - self.queued_s
-            self.engine.first_token(self.est_input, took_s, self.lane.ttft_s)
+        if self.engine is not None and self.tells_first_token():
+            self.door.dispatcher.first_token(self, self.first_byte_s - self.queued_s)
 
     def _framed(self, data: bytes) -> bytes:
         """A piece of a streamed answer as this client can read it."""

@@ -5,9 +5,6 @@ the very same function.
 """
 
 from collections.abc import Sequence
-from typing import Final
-
-PROMPT_THAT_TELLS: Final = 64  # tokens; a shorter prompt's first token is a step's time and no more
 
 
 def pick(
@@ -39,21 +36,6 @@ def pick(
             best = engine
             best_s = ahead_s
     return best
-
-
-def next_read_s(read_s: float, tokens: float, first_s: float, token_s: float) -> float:
-    """How long an engine takes to read one token of a prompt, after one more first token.
-
-    `first_s` after it was sent, the first token of a prompt of `tokens` came; `token_s` is the
-    time between tokens there. Waiting behind other prompts makes a first token late and nothing
-    makes it early but a cached prompt, so the mean leans to the quick ones. 0: not known yet.
-    """
-    if tokens < PROMPT_THAT_TELLS:
-        return read_s
-    seen_s = max(0.0, first_s - 1.5 * token_s) / tokens  # half a step to wait, one to take part in
-    if not read_s:
-        return seen_s
-    return read_s + (0.1 if seen_s < read_s else 0.02) * (seen_s - read_s)
 
 
 def next_share(share: float, ceiling: float, late: float) -> float:

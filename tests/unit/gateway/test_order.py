@@ -269,11 +269,11 @@ def test_batch_prompts_go_in_one_after_another_once_it_is_known_how_long_one_is_
             engine = h.door.dispatcher.engines["e0"]
             assert not engine.batch_waits  # nothing is known, nothing waits
             await h.ask(**prompt_of(200), max_tokens=2, stream=True)
-            assert 0.0001 < engine.read_s < 0.005
+            assert 0.0001 < engine.reading.token_s < 0.005
             began_s.clear()
             answers = await asyncio.gather(*(h.raw(line) for line in four))
             assert {answer.status for answer in answers} == {200}
-            assert began_s[-1] - began_s[0] > 0.9 * 3 * 100 * engine.read_s
+            assert began_s[-1] - began_s[0] > 0.9 * 3 * 100 * engine.reading.token_s
 
     run(story)
 
@@ -288,6 +288,107 @@ def test_only_batch_work_waits_for_a_batch_prompt_to_be_read():
             assert answer.status == 200
             assert not batch.done()
             assert (await batch).status == 200
+
+    run(story)
+
+
+def test_an_engine_half_full_takes_no_batch_prompt_while_a_first_token_is_awaited():
+    async def story():
+        # A prompt of 200 tokens is read in 200 ms.
+        slow = Profile(base_s=0.001, per_token_s=0.001, per_kv_token_s=0.0)
+        async with house(engine_terms="in_flight_max=4", profile=slow) as h:
+            h.door.secret = b"inside"
+            engine = h.door.dispatcher.engines["e0"]
+            first = asyncio.create_task(h.raw(batch_line(1, **chat(max_tokens=300))))
+            await asyncio.sleep(0.05)
+            asked = [h.ask(**prompt_of(200), max_tokens=50, stream=True) for _ in range(2)]
+            looking_on = [asyncio.create_task(one) for one in asked]
+            await asyncio.sleep(0.05)
+            assert engine.unread == 2
+            second = asyncio.create_task(h.raw(batch_line(2, **chat(max_tokens=2))))
+            await asyncio.sleep(0.1)
+            assert len(engine.batch) == 1  # though there is room for it
+            while engine.unread:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
+            assert not any(one.done() for one in looking_on)
+            assert (await second).status == 200
+            assert {(await one).status for one in looking_on} == {200}
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    run(story)
+
+
+def test_a_nearly_full_engine_takes_a_batch_prompt_only_while_another_is_free_to_read():
+    async def story():
+        async with house(engines=2, engine_terms="in_flight_max=4") as h:
+            h.door.secret = b"inside"
+            one, other = h.door.dispatcher.engines.values()
+            lines = [
+                asyncio.create_task(h.raw(batch_line(n, **chat(max_tokens=2000)))) for n in range(6)
+            ]
+            await asyncio.sleep(0.1)
+            assert [len(e.batch) for e in (one, other)] == [3, 3]
+            other.unread += 1  # somebody's prompt is read there
+            late = asyncio.create_task(h.raw(batch_line(7, **chat(max_tokens=2))))
+            await asyncio.sleep(0.1)
+            assert not late.done()
+            other.unread -= 1
+            assert (await late).status == 200  # at the next look
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
+
+    run(story)
+
+
+def test_no_first_token_is_awaited_from_who_has_left_or_was_answered_or_lost_its_engine():
+    async def story():
+        async with house() as h:
+            engine = h.door.dispatcher.engines["e0"]
+            assert (await h.ask(**chat(max_tokens=2, stream=True))).status == 200
+            assert engine.unread == 0
+            slow = Profile(base_s=0.3, per_token_s=0.0, per_kv_token_s=0.0)
+            h.emulators[0].profile = slow
+            _, writer = await h.send(request_for(**chat(max_tokens=5, stream=True)))
+            await asyncio.sleep(0.05)
+            assert engine.unread == 1
+            writer.close()
+            await h.settled(2)
+            assert engine.unread == 0
+            _, writer = await h.send(request_for(**chat(max_tokens=5, stream=True)))
+            await asyncio.sleep(0.05)
+            for link in list(engine.links):
+                link.transport.abort()
+            await asyncio.sleep(0.05)
+            assert engine.unread == engine.in_flight == 1  # it was sent again
+            writer.close()
+            await h.settled(3)
+            assert engine.unread == engine.in_flight == 0
+
+    run(story)
+
+
+def test_a_prompt_goes_where_no_other_is_being_read_once_reading_is_known():
+    async def story():
+        slow = Profile(base_s=0.001, per_token_s=0.0005, per_kv_token_s=0.0)
+        async with house(engines=2, profile=slow) as h:
+            engines = list(h.door.dispatcher.engines.values())
+            for tokens in (100, 200, 300, 400):
+                asked = [h.ask(**prompt_of(tokens), max_tokens=2, stream=True) for _ in range(2)]
+                await asyncio.gather(*asked)
+            assert all(e.reading.token_s for e in engines)
+            # An answer of many tokens is under way at one of them, a prompt is read at the other.
+            long = asyncio.create_task(h.ask(**chat(max_tokens=400, stream=True)))
+            await asyncio.sleep(0.1)
+            busy = next(e for e in engines if e.in_flight)
+            (free,) = (e for e in engines if e is not busy)
+            free.reading.until_s = time.monotonic() + 5.0
+            assert (await h.ask(**prompt_of(10), max_tokens=2)).status == 200
+            assert (await h.settled(9))[-1].engine == busy.name
+            long.cancel()
+            await asyncio.gather(long, return_exceptions=True)
 
     run(story)
 

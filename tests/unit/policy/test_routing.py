@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from headgate.policy.routing import next_cap, next_read_s, pick
+from headgate.policy.routing import next_cap, pick
 
 
 def test_a_full_engine_is_never_picked():
@@ -59,28 +59,3 @@ def test_the_cap_settles_where_the_objective_is_kept():
 
 def test_the_cap_does_not_grow_while_it_does_not_bind():
     assert next_cap(10.0, 1.0, 100.0, 0.001, 0.1, used=3) == 10.0
-
-
-def learnt(samples: list[tuple[float, float]], token_s: float = 0.01) -> float:
-    read_s = 0.0
-    for tokens, first_s in samples:
-        read_s = next_read_s(read_s, tokens, first_s, token_s)
-    return read_s
-
-
-def test_reading_is_learnt_from_first_tokens_that_came_undisturbed():
-    dice = np.random.default_rng(1)
-    # 50 us a token; two in five also wait for another prompt of up to 100 ms.
-    samples = [
-        (tokens, 0.015 + 50e-6 * tokens + (dice.random() < 0.4) * dice.random() * 0.1)
-        for tokens in dice.integers(100, 4000, 500)
-    ]
-    assert 45e-6 < learnt(samples) < 75e-6
-
-
-def test_short_prompts_say_nothing_of_reading_and_a_late_one_little():
-    samples = [(1000.0, 0.065)] * 50
-    known = learnt(samples)
-    assert learnt([*samples, *[(20.0, 0.5)] * 50]) == known
-    assert known < learnt([*samples, (1000.0, 0.65)]) < 1.3 * known
-    assert learnt([*samples, *[(1000.0, 0.005)] * 50]) < 0.01 * known

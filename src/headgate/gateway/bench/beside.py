@@ -22,6 +22,8 @@ ENGINES = 4
 PLACES = 64
 ENGINE = ("--sequences", str(PLACES))
 FULL_SHARE = 0.85  # of the places; a batch may fill nine tenths
+PROFILE = Profile(sequences_max=PLACES)
+SETTLE_S = 10.0  # a long answer's time
 RATE_PER_S = 4.0  # interactive requests an engine
 LINES = 15_000
 FULL_WITHIN_S = 60.0
@@ -59,7 +61,7 @@ LINE = Lengths(400, 160, 0.6, 0.6, 4142, 1000)
 
 def batch(plan: Plan) -> dict[str, float]:
     """Interactive traffic alone, then the very same with a batch behind it."""
-    seconds = max(20.0, plan.seconds * 40)
+    seconds = max(20.0, plan.seconds * 35)
     tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
     with site(
         plan.folder / "batch",
@@ -72,22 +74,19 @@ def batch(plan: Plan) -> dict[str, float]:
         quiet = run(lambda: _interactive(place, seconds))
         name = _start_batch(place)
         _wait_until_full(place)
-        full = _work_rate(place, 10.0)
-        before, from_s = _work_s(place), time.monotonic()
-        busy = run(lambda: _interactive(place, seconds))
-        took_s, spent_s = time.monotonic() - from_s, _work_s(place) - before
+        busy, used = run(lambda: _beside(place, seconds))
         key = {"authorization": f"Bearer {place.keys['night']}"}
         http_call(place.door.port, "POST", f"/v1/batches/{name}/cancel", headers=key)
     evicted = _evictions(plan, tenants)
-    taken_s = sum(_seconds_of(prompt, t.output_tokens) for (prompt, _, _), t in busy)
     firsts = [(a.first_s, b.first_s) for (_, a), (_, b) in zip(quiet, busy, strict=True)]
     low, high = _interval(firsts)
     return {
-        "idle_used_share": (spent_s - taken_s) / (full * (took_s - taken_s / ENGINES)),
+        "idle_used_share": used,
         "interactive_ttft_p99_ratio": _p99_ratio(firsts),
         "interactive_ttft_p99_ratio_low": low,
         "interactive_ttft_p99_ratio_high": high,
         "interactive_ttft_p99_ms": load.percentile([a for a, _ in firsts], 0.99) * 1e3,
+        "interactive_ttft_p99_beside_ms": load.percentile([b for _, b in firsts], 0.99) * 1e3,
         "interactive_requests": len(firsts),
         "evicted": len(evicted),
         "evicted_ms_p50": load.percentile(evicted, 0.5),
@@ -123,9 +122,49 @@ def _text(tokens: int) -> str:
     return f"{random.getrandbits(64):016x}" + "four" * max(0, tokens - 4)
 
 
-def _seconds_of(prompt: float, output: float) -> float:
-    """Of an engine's time, what these tokens take."""
-    return Profile().per_token_s * (prompt + output)
+def seconds_of(profile: Profile, prompt: float, output: float) -> float:
+    """Of a full engine's time, what these tokens take.
+
+    Each token's own time, and of the rest of a step, which all that run there share, an equal
+    part for each token that comes out: an engine that is always full spends all its time so.
+    """
+    shared_s = profile.base_s / profile.sequences_max
+    return profile.per_token_s * (prompt + output) + shared_s * output
+
+
+async def _beside(place: Site, seconds: float) -> tuple[list[Asked], float]:
+    """Interactive traffic beside a batch, and the share that the batch uses of what it leaves.
+
+    Looked at from when there is as much of it as there will be until the last of it comes.
+    """
+    asking = asyncio.create_task(_interactive(place, seconds))
+    await asyncio.sleep(SETTLE_S)
+    before, from_s = await asyncio.to_thread(_tokens, place), time.monotonic()
+    await asyncio.sleep(seconds - SETTLE_S)
+    after, until_s = await asyncio.to_thread(_tokens, place), time.monotonic()
+    told = await asking
+    prompt, output = (now - then for now, then in zip(after, before, strict=True))
+    taken_s = sum(_taken_s(one, from_s, until_s) for one in told)
+    idle_s = ENGINES * (until_s - from_s) - taken_s
+    return told, (seconds_of(PROFILE, prompt, output) - taken_s) / idle_s
+
+
+def _tokens(place: Site) -> tuple[float, float]:
+    return place.counters("prompt_tokens_total"), place.counters("generation_tokens_total")
+
+
+def _taken_s(asked: Asked, from_s: float, until_s: float) -> float:
+    """What one request took in a span: its prompt until its first token, then evenly."""
+    (prompt, _, _), told = asked
+    read_s = told.began_s + told.first_s
+    read = _overlap(told.began_s, read_s, from_s, until_s)
+    made = _overlap(read_s, told.ended_s, from_s, until_s)
+    return seconds_of(PROFILE, read * prompt, made * told.output_tokens)
+
+
+def _overlap(begin: float, end: float, first: float, last: float) -> float:
+    """How much of a span lies in another one."""
+    return max(0.0, min(end, last) - max(begin, first)) / (end - begin) if end > begin else 0.0
 
 
 def _wait_until_full(place: Site) -> None:
@@ -135,18 +174,6 @@ def _wait_until_full(place: Site) -> None:
             raise InputError(f"the batch did not fill the engines within {FULL_WITHIN_S:.0f} s.")
         time.sleep(0.5)
     time.sleep(3.0)  # they were filled at once: let their requests come apart
-
-
-def _work_s(place: Site) -> float:
-    return _seconds_of(
-        place.counters("prompt_tokens_total"), place.counters("generation_tokens_total")
-    )
-
-
-def _work_rate(place: Site, seconds: float) -> float:
-    before, from_s = _work_s(place), time.monotonic()
-    time.sleep(seconds)
-    return (_work_s(place) - before) / (time.monotonic() - from_s)
 
 
 def _p99_ratio(firsts: list[tuple[float, float]]) -> float:
