@@ -18,6 +18,7 @@ from headgate.ledger.calendar import DAY_S, days_of
 from headgate.ledger.ports import Limits
 from headgate.ledger.rates import SLOTS_PER_S, Kind, rates_of
 from headgate.ledger.reservation import Reservation
+from headgate.store import refusals
 from headgate.store.database import StoreAway
 from headgate.store.grants import BudgetAnswer, BudgetAsk, Grants, RateAnswer, RateAsk, Unit
 from headgate.store.slices import HeldBudget, HeldRate, Slice
@@ -33,12 +34,6 @@ T = TypeVar("T")
 NO_LIMIT: Final = Limit()
 NO_RATES: Final[list[HeldRate]] = []
 NO_BUDGETS: Final[list[HeldBudget]] = []
-WORDS: Final[dict[Kind, str]] = {
-    "requests": "requests",
-    "tokens": "tokens",
-    "reserved_input": "reserved input tokens",
-    "reserved_output": "reserved output tokens",
-}
 
 Answers = tuple[list[RateAnswer], list[BudgetAnswer]]
 Asked = tuple[list[tuple[HeldRate, RateAsk]], list[tuple[HeldBudget, BudgetAsk]]]
@@ -277,7 +272,7 @@ class StoreLimits(Limits):
             amount = reservation.amount(rate.kind)
             if not rate.has(amount, now_s):
                 if rate.refuses(amount, now_s):
-                    return _refusal(rate, amount)
+                    return refusals.of_rate(rate, amount)
                 self._lacking[rate] = None
         return None
 
@@ -288,7 +283,7 @@ class StoreLimits(Limits):
             amount = reservation.est_price_nano if budget.is_money else reservation.est_tokens
             if not budget.has(amount):
                 if budget.refuses(amount, now_s):
-                    return _spent(budget)
+                    return refusals.of_budget(budget)
                 self._lacking[budget] = None
         return None
 
@@ -456,44 +451,3 @@ def _restore(asked: Asked) -> None:
         rate.restore(rate_ask)
     for budget, budget_ask in asked[1]:
         budget.restore(budget_ask)
-
-
-def _refusal(rate: HeldRate, amount: int) -> Refusal:
-    given = rate.refused
-    assert given is not None
-    words, per_min = WORDS[rate.kind], rate.rate.per_min
-    again = f"try again in {given.retry_after_s:.2f} s."
-    code = "limit_requests" if rate.kind == "requests" else "limit_tokens"
-    if given.bound == "growth":
-        return Refusal(
-            "limit_growth",
-            f"The load on {rate.model} grows faster than the {rate.rate.growth_per_min:g}-fold a "
-            f"minute that is allowed; {again}",
-            given.retry_after_s,
-        )
-    if given.bound == "size":
-        return Refusal(
-            code,
-            f"This request may use {amount} {words}, more than the {per_min} a minute allowed "
-            f"for {rate.model}; send a shorter prompt or ask for fewer tokens.",
-            given.retry_after_s,
-        )
-    if given.bound == "second":
-        return Refusal(
-            code,
-            f"Over {rate.rate.per_s} {words} in one second for {rate.model}; {again}",
-            given.retry_after_s,
-        )
-    return Refusal(
-        code, f"Over {per_min} {words} a minute for {rate.model}; {again}", given.retry_after_s
-    )
-
-
-def _spent(budget: HeldBudget) -> Refusal:
-    amount = f"{budget.limit / NANO:g}" if budget.unit == "money" else f"{budget.limit} tokens"
-    span = "in all" if budget.period == "total" else f"a {budget.period}"
-    return Refusal(
-        "insufficient_quota",
-        f"The budget of {amount} {span} is spent, or held by requests under way; "
-        "ask whoever runs this gateway for more.",
-    )
