@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from headgate.core.facts import BatchOrdered, Fact, Kind, WorkSubmitted
-from headgate.core.fleet import Fleet, PlannedChange, Pool, Service, Shape, Tenant
+from headgate.core.facts import BatchOrdered, Fact, WorkSubmitted
+from headgate.core.fleet import Fleet, PlannedChange, Pool, Service, Shape
 from headgate.core.tables import Floats
+from headgate.sim.builder import HOUR_S, Builder
 from headgate.sim.demand import BatchStream, JobStream, ServiceDemand
 from headgate.sim.nature import Failures, Truth
 from headgate.sim.scenario import CLASSES, Scenario, ServicePart
 from headgate.sim.workloads import batches, gangs, leases, replayed, replicas, services
 
-HOUR_S = 3600.0
 DAY_S = 86_400.0
 MILLION = 1e6
 
@@ -48,128 +48,9 @@ class Story:
         )
 
 
-class _Builder:
-    """Gathers tenants, shapes and facts; rows are given out in the order of asking."""
-
-    def __init__(self, scenario: Scenario, data: Path | None, seed: int) -> None:
-        self.scenario = scenario
-        self.data = data
-        self.seed = seed
-        self.pools = [pool.name for pool in scenario.pools]
-        self.tenants: dict[str, Tenant] = {}
-        self.tenant_rows: dict[str, int] = {}
-        self.shapes: dict[str, int] = {}
-        self.shape_list: list[Shape] = []
-        self.services: list[Service] = []
-        self.facts: list[Fact] = []
-        self.truth = Truth()
-        self.worth: list[float] = []
-        self.group: list[str] = []
-        self.notes: list[str] = []
-        self.demands: list[ServiceDemand] = []
-
-    def tenant(self, name: str, class_: str, families: tuple[str, ...] = ()) -> int:
-        """The tenant's row; made when it is first asked for."""
-        if name not in self.tenants:
-            row = CLASSES.index(class_)
-            self.tenant_rows[name] = len(self.tenants)
-            self.tenants[name] = Tenant(name=name, class_=row, families=families)
-        return self.tenant_rows[name]
-
-    def shape(
-        self,
-        name: str,
-        gpus: list[int],
-        speed: list[float],
-        start_s: list[float],
-        *,
-        within_domain: bool = False,
-    ) -> int:
-        """The shape's row; made when first asked for. It cannot run in pools too narrow for it."""
-        if within_domain:
-            name += " within a domain"
-            for p, pool in enumerate(self.scenario.pools):
-                if gpus[p] > pool.gpus_of_domain:
-                    gpus[p], speed[p] = 0, 0.0
-        if name not in self.shapes:
-            self.shapes[name] = len(self.shape_list)
-            self.shape_list.append(
-                Shape(
-                    name=name,
-                    gpus=tuple(gpus),
-                    speed=tuple(speed),
-                    start_s=tuple(start_s),
-                    within_domain=within_domain,
-                )
-            )
-        return self.shapes[name]
-
-    def room(self, pools: tuple[str, ...]) -> int:
-        """Accelerators live from the start in the largest of some pools."""
-        named = [pool for pool in self.scenario.pools if pool.name in pools]
-        return max(pool.nodes * pool.gpus_per_node for pool in named)
-
-    def gang_shape(
-        self,
-        kind: str,
-        gpus: int,
-        pools: tuple[str, ...],
-        start_s: float,
-        *,
-        within_domain: bool = False,
-    ) -> int:
-        """The shape of works that take the same number of accelerators wherever they run."""
-        training = self.scenario.training
-        speed = training.speed if training is not None and kind != "lease" else {}
-        return self.shape(
-            f"{kind} of {gpus} on {' or '.join(pools)}",
-            [gpus if pool in pools else 0 for pool in self.pools],
-            [speed.get(pool, 1.0) if pool in pools else 0.0 for pool in self.pools],
-            [start_s] * len(self.pools),
-            within_domain=within_domain,
-        )
-
-    def submit(
-        self,
-        at_s: float,
-        name: str,
-        kind: Kind,
-        tenant: int,
-        shape: int,
-        run_s: float,
-        worth_usd_per_gpu_h: float,
-        group: str,
-        *,
-        checkpoint_s: float = 0.0,
-        restart_s: float = 0.0,
-        patience_s: float | None = None,
-        priority: int = 0,
-        firm: bool = False,
-    ) -> None:
-        ref = self.truth.add(run_s, checkpoint_s, fixed_term=kind == "lease")
-        self.worth.append(worth_usd_per_gpu_h / HOUR_S)
-        self.group.append(group)
-        self.facts.append(
-            WorkSubmitted(
-                at_s,
-                name,
-                kind,
-                tenant,
-                shape,
-                bid=worth_usd_per_gpu_h / HOUR_S,
-                checkpoint_s=checkpoint_s,
-                restart_s=restart_s,
-                priority=priority,
-                firm=firm,
-                patience_s=patience_s,
-                ref=ref,
-            )
-        )
-
-
 def build(scenario: Scenario, data: Path | None = None, seed: int = 0) -> Story:
     """Everything a scenario asks for, from traces below `data` or generated without them."""
-    builder = _Builder(scenario, data, seed)
+    builder = Builder(scenario, data, seed)
     _foundation(builder)
     _gangs(builder)
     _applications(builder)
@@ -256,7 +137,7 @@ def _planned(scenario: Scenario) -> tuple[PlannedChange, ...]:
     return tuple(sorted(found, key=lambda change: change.at_s))
 
 
-def _foundation(builder: _Builder) -> None:
+def _foundation(builder: Builder) -> None:
     training = builder.scenario.training
     for run in training.foundation if training is not None else ():
         assert training is not None
@@ -278,7 +159,7 @@ def _foundation(builder: _Builder) -> None:
         )
 
 
-def _gangs(builder: _Builder) -> None:
+def _gangs(builder: Builder) -> None:
     """Philly's gangs; one larger than the pools it may use is left out and noted."""
     scenario, training = builder.scenario, builder.scenario.training
     if training is None or training.gangs is None:
@@ -301,7 +182,7 @@ def _gangs(builder: _Builder) -> None:
     _submit_jobs(builder, jobs, part.pools)
 
 
-def _submit_jobs(builder: _Builder, jobs: JobStream, pools: tuple[str, ...]) -> None:
+def _submit_jobs(builder: Builder, jobs: JobStream, pools: tuple[str, ...]) -> None:
     training = builder.scenario.training
     assert training is not None
     room = builder.room(pools)
@@ -330,7 +211,7 @@ def _submit_jobs(builder: _Builder, jobs: JobStream, pools: tuple[str, ...]) -> 
         )
 
 
-def _applications(builder: _Builder) -> None:
+def _applications(builder: Builder) -> None:
     scenario, part = builder.scenario, builder.scenario.applications
     if part is None:
         return
@@ -362,7 +243,7 @@ def _applications(builder: _Builder) -> None:
         )
 
 
-def _leases(builder: _Builder) -> None:
+def _leases(builder: Builder) -> None:
     scenario, part = builder.scenario, builder.scenario.leases
     if part is None:
         return
@@ -406,7 +287,7 @@ def _leases(builder: _Builder) -> None:
         )
 
 
-def _service(builder: _Builder, part: ServicePart) -> None:
+def _service(builder: Builder, part: ServicePart) -> None:
     scenario = builder.scenario
     demand = _demand(builder, part)
     builder.demands.append(demand)
@@ -445,13 +326,13 @@ def _service(builder: _Builder, part: ServicePart) -> None:
         _order_batches(builder, _batch_stream(builder, plan), row, part)
 
 
-def _batch_stream(builder: _Builder, plan: batches.Plan) -> BatchStream:
+def _batch_stream(builder: Builder, plan: batches.Plan) -> BatchStream:
     if builder.data is not None:
         return replayed.arxiv_batches(builder.data, plan, seed=builder.seed)
     return batches.generate(plan, batches.SUMMARIES, seed=builder.seed)
 
 
-def _order_batches(builder: _Builder, orders: BatchStream, service: int, part: ServicePart) -> None:
+def _order_batches(builder: Builder, orders: BatchStream, service: int, part: ServicePart) -> None:
     builder.notes += orders.notes
     tenants = [builder.tenant(name, part.class_) for name in orders.tenants]
     tokens = orders.input_tokens * part.input_weight + orders.output_tokens
@@ -468,7 +349,7 @@ def _order_batches(builder: _Builder, orders: BatchStream, service: int, part: S
         )
 
 
-def _demand(builder: _Builder, part: ServicePart) -> ServiceDemand:
+def _demand(builder: Builder, part: ServicePart) -> ServiceDemand:
     scenario = builder.scenario
     trace, made = part.demand.trace, part.demand.generated
     if builder.data is not None and trace is not None:
@@ -494,7 +375,7 @@ def _demand(builder: _Builder, part: ServicePart) -> ServiceDemand:
     )
 
 
-def _arrived(builder: _Builder) -> Floats:
+def _arrived(builder: Builder) -> Floats:
     """[window, service] output-equivalent tokens that arrive."""
     scenario = builder.scenario
     windows = round(scenario.span_s / scenario.window_s)
@@ -507,7 +388,7 @@ def _arrived(builder: _Builder) -> Floats:
     return np.stack(columns, axis=1)[:windows].astype(np.float64)
 
 
-def _peaks(builder: _Builder, fleet: Fleet, arrived: Floats) -> dict[str, Floats]:
+def _peaks(builder: Builder, fleet: Fleet, arrived: Floats) -> dict[str, Floats]:
     """GPUs each class would hold at its own peak, by pool: what silos are sized for.
 
     A class's peak is taken in hindsight, the kindest size a silo can have; it is laid over the
@@ -539,7 +420,7 @@ def _peaks(builder: _Builder, fleet: Fleet, arrived: Floats) -> dict[str, Floats
     return peaks
 
 
-def _held_peaks(builder: _Builder) -> list[tuple[str, int, float]]:
+def _held_peaks(builder: Builder) -> list[tuple[str, int, float]]:
     """(class, shape, GPUs) of the most that gangs, applications and leases would hold at once if
     none waited; the highest moment of each class, shared among its shapes as it is then."""
     found: list[tuple[str, int, float]] = []
