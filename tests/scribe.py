@@ -1,10 +1,11 @@
-"""A writer of usage files that takes whole records, as tests tell of them."""
+"""Whole records, as tests tell of them, to what takes them in two parts."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from headgate.ledger.ports import Bundle, Meter
 from headgate.ledger.usage import Heading, Opened, Progress, UsageRecord, parted
-from headgate.store.spool import SEGMENT_BYTES, Bundle, Durable, Writer
+from headgate.store.spool import SEGMENT_BYTES, Durable, Writer
 
 
 class Scribe(Writer):
@@ -26,7 +27,14 @@ class Scribe(Writer):
         for entry in entries:
             if isinstance(entry, UsageRecord):
                 heading, item = parted(entry)
-                bundle = self._bundles.setdefault(heading, Bundle(len(self._bundles), heading))
+                bundle = self._bundles.get(heading) or Bundle(heading)
+                self._bundles[heading] = bundle
                 packed.setdefault(bundle.number, (bundle, []))[1].append(item)
         notes = [entry for entry in entries if not isinstance(entry, UsageRecord)]
         self.write(notes, list(packed.values()), durable or [])
+
+
+def record_to(meter: Meter, usage: UsageRecord, durable: Durable | None = None) -> None:
+    """Give a meter a whole record."""
+    heading, item = parted(usage)
+    meter.record(usage.request, Bundle(heading), item, durable)

@@ -14,7 +14,7 @@ from headgate.gateway import heads, stream
 from headgate.gateway.errors import Problem
 from headgate.gateway.wheel import NEVER, monotonic, wall
 from headgate.ledger.prices import price_nano
-from headgate.ledger.usage import Counted, Opened, Outcome, UsageRecord
+from headgate.ledger.usage import NAME_LENGTH, Counted, Item, Opened, Outcome
 
 if TYPE_CHECKING:
     from headgate.gateway.bodies import Ask
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headgate.ledger.accounts import Account
     from headgate.ledger.reservation import Reservation
 
+MICRO: Final = 1e6
 RETRIES: Final = 2  # after an engine failed with nothing of its answer delivered
 PROGRESS_TOKENS: Final = 64  # a stream's progress is noted this often, for the case of a crash, and
 # before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
@@ -421,37 +422,26 @@ class Exchange:
             door.limits.settle(self.reservation, fed + made, price, now_s, made)
             self.reservation = None
         lane.count(self, outcome, fed, cached, made, now_s)
-        tenant, key, model, tier, class_, endpoint = lane.facts
-        usage = UsageRecord(
-            self.id,
-            tenant,
-            key,
-            model,
-            tier,
-            class_,
-            endpoint,
-            self.engine.name if self.engine is not None else "",
-            outcome,
-            status,
-            self.attempts,
+        bundle = lane.bundle(self, outcome, status, counted)
+        item = Item(
+            self.id[-NAME_LENGTH:],
             fed,
             cached,
             made,
-            counted,
             price,
-            self.wall_s,
-            self.queued_s,
-            self.first_byte_s,
-            now_s - self.began_s,
+            int(self.wall_s * MICRO),
+            int(self.queued_s * MICRO),
+            int(self.first_byte_s * MICRO),
+            int((now_s - self.began_s) * MICRO),
             self.order,
         )
         if self.trace is not None and door.traces is not None:
-            door.traces.end(self.trace, usage)
+            door.traces.end(self.trace, bundle.heading.record(item))
         if door.meter.strict or self.order:  # a batch line is never answered unbilled
             self.state = HELD
-            door.meter.record(usage, lambda: self._let_go(last, monotonic()))
+            door.meter.record(self.id, bundle, item, lambda: self._let_go(last, monotonic()))
         else:
-            door.meter.record(usage)
+            door.meter.record(self.id, bundle, item)
             self._let_go(last, now_s)
 
     def _let_go(self, last: bytes, now_s: float) -> None:

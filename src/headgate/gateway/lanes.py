@@ -7,8 +7,9 @@ from headgate.gateway.asks import extended
 from headgate.gateway.bodies import Ask
 from headgate.gateway.metrics import Stats
 from headgate.ledger.accounts import Account
+from headgate.ledger.ports import Bundle
 from headgate.ledger.prices import Tariff
-from headgate.ledger.usage import Outcome
+from headgate.ledger.usage import NAME_LENGTH, Counted, Heading, Outcome
 
 if TYPE_CHECKING:
     from headgate.gateway.dispatch import ModelRun
@@ -52,9 +53,12 @@ class Lane:
     """What is the same for all requests of one key, model, endpoint and tier."""
 
     __slots__ = (
+        "_bundle",
+        "_bundles",
         "_engine",
         "_form",
         "_forms",
+        "_served",
         "account",
         "class_name",
         "facts",
@@ -101,7 +105,7 @@ class Lane:
         self.ttft_s = ttft_s  # the class's objective for the first token; 0 if it has none
         self.tariff = tariff
         self.stats = stats
-        # What all its records say alike, in the order of their fields.
+        # What all its records say alike, in the order of a heading's fields.
         self.facts: Facts = (
             account.tenant.name,
             account.key,
@@ -110,6 +114,9 @@ class Lane:
             account.tenant.class_,
             path.decode("latin-1").removeprefix("/v1/"),
         )
+        self._bundles: dict[tuple[str, Outcome, int, int, Counted], Bundle] = {}
+        self._served: Engine | None = None  # who served what came last without trouble
+        self._bundle: Bundle | None = None  # and where that went
         self.reserved: Lane | None = None  # for what falls inside the tenant's reservation
         self._forms: dict[Engine, _Form] = {}
         self._engine: Engine | None = None  # that was asked last, and its form
@@ -139,6 +146,27 @@ class Lane:
                 trace = f"\r\ntraceparent: {parent.decode('latin-1')}"
         head = f"{form.line}{exchange.id}{trace}\r\ncontent-length: {len(body)}\r\n\r\n"
         return head.encode("latin-1") + body
+
+    def bundle(
+        self, exchange: "Exchange", outcome: Outcome, status: int, counted: Counted
+    ) -> Bundle:
+        """Where a request's record belongs."""
+        engine = exchange.engine
+        plain = (
+            outcome == "done" and status == 200 and counted == "engine" and exchange.attempts == 1
+        )
+        found = self._bundle
+        if plain and engine is self._served and found is not None:
+            return found
+        name = engine.name if engine is not None else ""
+        rest = (name, outcome, status, exchange.attempts, counted)
+        found = self._bundles.get(rest)
+        if found is None:
+            heading = Heading(exchange.id[:-NAME_LENGTH], *self.facts, *rest)
+            found = self._bundles[rest] = Bundle(heading)
+        if plain:
+            self._served, self._bundle = engine, found
+        return found
 
     def count(
         self,

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 from headgate.ledger.accounts import ANY_MODEL, Account, Limit, Refusal, Tenant
-from headgate.ledger.ports import Limits, Meter
+from headgate.ledger.ports import Bundle, Limits, Meter
 from headgate.ledger.reservation import Reservation, said
-from headgate.ledger.usage import Opened, UsageRecord
+from headgate.ledger.usage import Item, Opened, UsageRecord
 
 NO_LIMIT = Limit()
 
@@ -166,7 +166,13 @@ class MemoryMeter(Meter):
     def progress(self, request: str, output_tokens: int) -> None:
         return
 
-    def record(self, usage: UsageRecord, durable: Callable[[], None] | None = None) -> None:
-        self.records.append(usage)
+    def record(
+        self,
+        request: str,
+        bundle: Bundle,
+        item: Item,
+        durable: Callable[[], None] | None = None,
+    ) -> None:
+        self.records.append(bundle.heading.record(item))
         if durable is not None:
             asyncio.get_running_loop().call_soon(durable)

@@ -10,11 +10,14 @@ protocols because a compiled call of a base class's method costs a tenth of a pr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from itertools import count
+from typing import Final, Protocol
 
 from headgate.ledger.accounts import Account, Refusal, Tenant
 from headgate.ledger.reservation import Reservation
-from headgate.ledger.usage import Opened, UsageRecord
+from headgate.ledger.usage import Heading, Item, Opened
+
+_NUMBERS: Final = count()
 
 
 class Accounts(Protocol):
@@ -70,6 +73,15 @@ class Limits(ABC):
         """Correct a reservation to what was used. Called exactly once for each reservation."""
 
 
+class Bundle:
+    """Records under one heading that have not been handed over yet."""
+
+    def __init__(self, heading: Heading) -> None:
+        self.number: int = next(_NUMBERS)  # for which files say the heading but once
+        self.heading = heading
+        self.items: list[Item] = []
+
+
 class Meter(ABC):
     """Usage on its way to disk: appended in the order of calls, committed in groups."""
 
@@ -92,5 +104,11 @@ class Meter(ABC):
         """Note how far a stream has come (every second or so)."""
 
     @abstractmethod
-    def record(self, usage: UsageRecord, durable: Callable[[], None] | None = None) -> None:
+    def record(
+        self,
+        request: str,
+        bundle: Bundle,
+        item: Item,
+        durable: Callable[[], None] | None = None,
+    ) -> None:
         """Write the request's one record; `durable` is called on the loop after the commit."""

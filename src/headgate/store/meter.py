@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from headgate.ledger.ports import Meter
-from headgate.ledger.usage import Heading, Opened, Progress, UsageRecord, parted
-from headgate.store.spool import Bundle, Durable, Note, Packed, Writer
+from headgate.ledger.ports import Bundle, Meter
+from headgate.ledger.usage import Item, Opened, Progress
+from headgate.store.spool import Durable, Note, Packed, Writer
 
 GATHER_S = 0.001
 # A thread's waking costs more than an entry: under load there are fewer, larger groups. A killed
@@ -26,7 +26,6 @@ class SpoolMeter(Meter):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fresh: dict[str, Callable[[], Opened]] = {}  # open, and not handed over yet
         self._notes: list[Note] = []
-        self._bundles: dict[Heading, Bundle] = {}
         self._filled: list[Bundle] = []
         self._count = 0
         self._durable: list[Durable] = []
@@ -58,16 +57,15 @@ class SpoolMeter(Meter):
         if not self._waiting:
             self._wait()
 
-    def record(self, usage: UsageRecord, durable: Durable | None = None) -> None:
+    def record(
+        self, request: str, bundle: Bundle, item: Item, durable: Durable | None = None
+    ) -> None:
         # What began and ended within one group needs no note that it began.
-        self._fresh.pop(usage.request, None)
-        heading, item = parted(usage)
-        bundle = self._bundles.get(heading)
-        if bundle is None:
-            bundle = self._bundles[heading] = Bundle(len(self._bundles), heading)
-        if not bundle.items:
+        self._fresh.pop(request, None)
+        items = bundle.items
+        if not items:
             self._filled.append(bundle)
-        bundle.items.append(item)
+        items.append(item)
         self._count += 1
         if durable is not None:
             self._durable.append(durable)

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import msgspec
 
-from headgate.ledger.usage import Entry, Heading, Item, Items, Opened, Progress, Titled
+from headgate.ledger.ports import Bundle
+from headgate.ledger.usage import Entry, Item, Items, Opened, Progress, Titled
 
 SEGMENT_BYTES = 8 << 20  # about 120,000 records
 LINE_ITEMS = 200  # in one line, so that a torn one is no great loss
@@ -34,19 +35,6 @@ RETRY_S = 0.1
 SYNC_EVERY_S = 0.01  # while nobody waits for the disk
 Durable = Callable[[], None]
 Note = Opened | Progress
-
-
-class Bundle:
-    """A heading with its number in a writer's files, and the items that go there next."""
-
-    __slots__ = ("heading", "items", "number")
-
-    def __init__(self, number: int, heading: Heading) -> None:
-        self.number = number
-        self.heading = heading
-        self.items: list[Item] = []
-
-
 Packed = list[tuple[Bundle, list[Item]]]
 Group = tuple[list[Note], Packed, list[Durable]]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.postgres import Cluster
+from tests.scribe import record_to
 
 from headgate.ledger.accounts import Tenant
 from headgate.ledger.usage import Opened, UsageRecord
@@ -115,7 +116,7 @@ def test_usage_is_in_the_store_when_the_state_has_stopped(url: str, tmp_path: Pa
             opened = Opened(f"req_{i}", "acme", "k", "small", "default", "maas")
             state.meter.open(opened.request, partial(copy.copy, opened))
             usage = UsageRecord(f"req_{i}", "acme", "k", "small", "default", "maas", price_nano=3)
-            state.meter.record(usage, durable.set if i == 499 else None)
+            record_to(state.meter, usage, durable.set if i == 499 else None)
         await durable.wait()
         await state.stop()
 
@@ -136,7 +137,7 @@ def test_two_processes_of_one_folder_share_a_store(url: str, tmp_path: Path) -> 
         await states[0].seed([ACME])
         for i in range(100):
             usage = UsageRecord(f"req_{i}", "acme", "k", "small", "default", "maas")
-            states[i % 2].meter.record(usage)
+            record_to(states[i % 2].meter, usage)
         await states[1].stop()
         await until(lambda: len(states[0].usage.records("acme")) == 100)
         await states[0].stop()
@@ -166,10 +167,12 @@ def test_known_keys_are_served_and_usage_is_kept_while_postgresql_is_stopped(
             await late.start()
             assert late.accounts.lookup(secret) is not None
             for i in range(50):
-                late.meter.record(UsageRecord(f"l{i}", "acme", "k", "small", "default", "maas"))
+                record_to(late.meter, UsageRecord(f"l{i}", "acme", "k", "small", "default", "maas"))
             await late.stop()
             for i in range(50):
-                state.meter.record(UsageRecord(f"s{i}", "acme", "k", "small", "default", "maas"))
+                record_to(
+                    state.meter, UsageRecord(f"s{i}", "acme", "k", "small", "default", "maas")
+                )
         finally:
             postgres.start()
         await until(lambda: not state.accounts.away)

@@ -150,7 +150,7 @@ def test_strict_metering_holds_the_end_until_the_record_is_durable():
     async def story():
         async with house(strict=True) as h:
             held = []
-            h.meter.record = lambda usage, durable=None: held.append(durable)
+            h.meter.record = lambda request, bundle, item, durable=None: held.append(durable)
             reader, _ = await h.send(request_for(**chat(max_tokens=3, stream=True)))
             # A client that has seen [DONE] has all it wanted: the end begins there.
             await reader.readuntil(b'"finish_reason":"length"')

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scribe import Scribe
+from tests.scribe import Scribe, record_to
 
 from headgate.ledger.usage import Opened, Progress, UsageRecord
 from headgate.store.database import StoreAway
@@ -333,7 +333,8 @@ def test_the_meter_calls_back_on_the_loop_once_for_each_record(folder: Path, usa
     def story() -> None:
         for i in range(50):
             meter.open(f"req_{i}", partial(opened, f"req_{i}"))
-            meter.record(
+            record_to(
+                meter,
                 record(f"req_{i}"),
                 lambda i=i: called.append((i, threading.current_thread().name)),
             )
@@ -351,7 +352,7 @@ def test_a_request_that_ends_within_a_millisecond_leaves_no_note_that_it_began(
 
     def story() -> None:
         meter.open("req_1", partial(opened, "req_1"))
-        meter.record(record("req_1"))
+        record_to(meter, record("req_1"))
 
     run(meter, story)
     [segment] = folder.glob("*.jsonl")
