@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from headgate.cli.figures import show
 from headgate.core.errors import InputError
 
 PEERS = "nginx,vllm_router,sglang_router,litellm,headgate_plain"
@@ -100,7 +99,7 @@ def gateway(
     doors.pin(speed.LOAD_CORE)
     found = _measure(plan, wanted, json_file)
     found["machine"] = _machine()
-    _show(found)
+    show(found)
     if json_file is not None:
         json_file.write_text(json.dumps(found, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,16 +168,3 @@ def _machine() -> dict[str, Any]:
         "load_average_at_end": float(load),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _show(found: dict[str, Any]) -> None:
-    table = Table("figure", "of", "value")
-    for name, value in found.items():
-        if isinstance(value, dict):
-            for key, figure in value.items():
-                table.add_row(
-                    name, key, f"{figure:,.4g}" if isinstance(figure, float) else str(figure)
-                )
-        else:
-            table.add_row(name, "", f"{value:,.4g}")
-    Console().print(table)

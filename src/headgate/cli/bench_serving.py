@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.console import Console
 
+from headgate.cli.figures import show
 from headgate.cli.serving import write_json
 from headgate.kernels.serving.layout import W_ARRIVED, W_FINISHED, W_REFUSED
 from headgate.model.scheduling import Scheduler
@@ -85,11 +85,12 @@ def serving(
     data: Path, json_file: Path | None, live: Path | None, week: bool, day: bool, dynamo: bool
 ) -> None:
     """Hold the serving kernel against Vidur, vLLM and Dynamo, and time it."""
-    console = Console()
     folder = data / "serving_ref"
     tables = load_step_tables(present(folder, "vidur_step_tables.npz"))
     skipped: dict[str, str] = {}
+    _say("speed on 1, 32 and 1,024 replicas")
     speeds = _speeds(folder, tables)
+    _say("differences to Vidur, to walking and to vLLM")
     found = Report(
         vidur_max_error_s=_vidur_error_s(folder, tables),
         skip_max_error_s=_skip_error_s(tables),
@@ -114,20 +115,22 @@ def serving(
         found.vllm_live = _by_level(predicted.errors)
         found.vllm_live_noise = _by_level(predicted.noise_percent)
     found.over_vidur = VIDUR_S * found.requests_per_s["r1"] / 10_000
-    console.print(found)
     if dynamo:
+        _say("Dynamo's replay of the same requests, which takes minutes")
         found.over_dynamo = _beside_dynamo(folder, tables, skipped)
-        console.print(found.over_dynamo)
     if week:
+        _say(f"a week of {WEEK_REQUESTS:,} requests")
         found.week_wall_s, found.week_rss_bytes = _week(data, tables)
-        console.print(f"week: {found.week_wall_s:.1f} s, {found.week_rss_bytes / 2**30:.2f} GiB")
     if day:
+        _say("a day of three language models")
         found.day_wall_s, found.day_requests = _day(data, tables)
-        console.print(f"day: {found.day_requests:,} requests in {found.day_wall_s:.1f} s")
-    for what, why in skipped.items():
-        console.print(f"{what}: skipped, {why}")
+    show(msgspec.structs.asdict(found))
     if json_file:
         write_json(json_file, found)
+
+
+def _say(part: str) -> None:
+    click.echo(f"{part} ...", err=True)
 
 
 def _service(
