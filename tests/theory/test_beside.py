@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.virtual import SETTLE_S, Setting, beside, valley
+from tests.virtual import SETTLE_S, Setting, at, beside, first_tokens, valley
 
 
 def test_an_engine_full_of_batch_work_spends_all_its_time_but_for_the_cache_on_its_tokens():
@@ -35,3 +35,8 @@ def test_interactive_requests_are_all_answered_where_they_and_a_batch_are_too_ma
     outcome = beside(Setting(engines=2, rate_per_s=11.0, requests=1000))
     assert len(outcome.beside_s) == 1000
     assert min(outcome.beside_s) > 0.0
+
+
+def test_before_reading_is_known_of_every_engine_none_is_avoided_for_it():
+    firsts, _, _ = first_tokens(Setting(rate_per_s=6.0, requests=600), batch=False)
+    assert at(firsts, 0.99) < 0.33  # the longest prompt alone takes 0.25 s

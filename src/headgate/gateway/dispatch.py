@@ -43,6 +43,7 @@ class ModelRun:
         self.drained = [0] * levels  # taken from each level's queue since the last look
         self.drain_per_s = [0.0] * levels  # and how many a second, of late
         self.created_s = 0
+        self.told = False  # a first token has come: reading can be told from outside
 
     def wait_s(self, ahead: int) -> float:
         """How long until so many that wait have begun, by Little's law; 0 if nothing is known."""
@@ -133,6 +134,7 @@ class Dispatcher:
         engine = exchange.engine
         assert engine is not None
         engine.first_token(exchange, took_s)
+        exchange.lane.model.told = True
         if exchange.unread:
             engine.unread -= 1
             exchange.unread = False
@@ -210,10 +212,16 @@ class Dispatcher:
             up = [e for e in up if not self._must_batch_wait(e, model, now_s)]
         assert model.prefixes is not None
         cached = model.prefixes.held(exchange, up)
+        if batch:
+            ahead = [e.outstanding_tokens for e in up]
+        elif model.told:
+            ahead = [e.ahead_tokens(now_s) for e in up]
+        else:
+            ahead = [e.outstanding_tokens - e.batch_tokens for e in up]
         chosen = pick(
             [e.in_flight for e in up],
             [int(e.rooms[lane.level]) for e in up],
-            [e.outstanding_tokens if batch else e.ahead_tokens(now_s) for e in up],
+            ahead,
             [e.terms.speed for e in up],
             cached,
             exchange.est_input,

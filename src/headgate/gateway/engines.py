@@ -79,8 +79,6 @@ class Engine:
         Batch work counts while it is being read, not afterwards: it gives way to all others, and
         differs more from engine to engine than the prompt that nobody must be put behind.
         """
-        if not self.reading.token_s:
-            return self.outstanding_tokens - self.batch_tokens
         others = self.in_flight - len(self.batch)
         return self.reading.left_tokens(now_s) + SEQUENCE_TOKENS * others
 
