@@ -22,7 +22,6 @@ FIRST_CAP: Final = 16
 READ_MAX_S: Final = 1.0  # no batch prompt keeps the next one waiting for longer
 SEQUENCE_TOKENS: Final = 16.0  # to be read in the time by which an answer lengthens others' steps
 CONNECT_TIMEOUT_S: Final = 3.0
-# of an answer in the client's buffer before the engine must wait
 
 
 class Engine:
