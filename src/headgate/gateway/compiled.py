@@ -53,6 +53,7 @@ MODULES = (
     "headgate.gateway.stream",
     "headgate.gateway.wheel",
 )
+KEPT = 5  # of other sources and interpreters, the latest
 PLAIN = "HEADGATE_PLAIN"  # set in the environment: run the source, whatever was compiled
 SOURCE = Path(headgate.__file__).parent.parent
 
@@ -111,10 +112,10 @@ def build() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made:
         _compile(Path(made))
-        for old in folder.parent.iterdir():  # of sources that are gone
-            if old.name.startswith(_interpreter()):
-                shutil.rmtree(old, ignore_errors=True)
-        shutil.copytree(Path(made) / "lib", folder)
+        kept = sorted(folder.parent.glob("*-*/done"), key=lambda done: done.stat().st_mtime)
+        for done in kept[:-KEPT]:  # of sources that are gone, most likely
+            shutil.rmtree(done.parent, ignore_errors=True)
+        shutil.copytree(Path(made) / "lib", folder, dirs_exist_ok=True)
     (folder / "done").touch()
     return folder
 
