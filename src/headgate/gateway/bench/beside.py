@@ -61,7 +61,7 @@ LINE = Lengths(400, 160, 0.6, 0.6, 4142, 1000)
 
 def batch(plan: Plan) -> dict[str, float]:
     """Interactive traffic alone, then the very same with a batch behind it."""
-    seconds = max(20.0, plan.seconds * 35)
+    seconds = max(20.0, plan.seconds * 30)
     tenants = {"boss": 'class = "high"', "night": 'class = "low"'}
     with site(
         plan.folder / "batch",
