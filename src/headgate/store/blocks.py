@@ -1,6 +1,6 @@
 """Blocks: usage as it lies in the store, many records in a row under their heading."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -22,6 +22,7 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     heading: Heading
     day: int
     items: Sequence[Item]
+    last_us: int  # when the latest of them started
 
     def row(self) -> Row:
         """As `add_block` takes it."""
@@ -34,7 +35,7 @@ class Block(msgspec.Struct, frozen=True, gc=False):
             prefix,
             min(names),
             max(names),
-            max(map(_STARTED, self.items)),
+            self.last_us,
             len(names),
             _ENCODER.encode(self.items).decode(),
         )
@@ -43,25 +44,26 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 def blocks_of(filed: Mapping[Heading, Sequence[Item]]) -> Iterator[Block]:
     """Records as blocks."""
     for heading, items in filed.items():
-        for day, those in _by_day(items):
-            for first in range(0, len(those), BLOCK_ITEMS):
-                yield Block(heading, day, those[first : first + BLOCK_ITEMS])
+        for start in range(0, len(items), BLOCK_ITEMS):
+            yield from _by_day(heading, items[start : start + BLOCK_ITEMS])
 
 
-def _by_day(items: Sequence[Item]) -> Iterable[tuple[int, Sequence[Item]]]:
+def _by_day(heading: Heading, items: Sequence[Item]) -> Iterator[Block]:
     starts = list(map(_STARTED, items))
-    first, last = min(starts) // DAY_US, max(starts) // DAY_US
-    if first == last:  # as nearly always
-        return [(first, items)]
+    first_us, last_us = min(starts), max(starts)
+    if first_us // DAY_US == last_us // DAY_US:  # as nearly always
+        yield Block(heading, last_us // DAY_US, items, last_us)
+        return
     days: dict[int, list[Item]] = {}
-    for start, item in zip(starts, items, strict=True):
-        days.setdefault(start // DAY_US, []).append(item)
-    return days.items()
+    for item in items:
+        days.setdefault(item.started_us // DAY_US, []).append(item)
+    for those in days.values():
+        yield from _by_day(heading, those)
 
 
 def block_of(row: Row) -> Block:
     """A block from what `blocks` and its like select."""
-    return Block(Heading(*row[3:15]), row[2], _DECODER.decode(row[15]))
+    return Block(Heading(*row[3:15]), row[2], _DECODER.decode(row[15]), row[1])
 
 
 def by_name(filed: Filed) -> Iterator[tuple[str, str, str]]:

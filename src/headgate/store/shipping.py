@@ -26,13 +26,14 @@ from headgate.ledger.usage import (
     Item,
     Items,
     Opened,
-    Progress,
     Titled,
     UsageRecord,
     abandoned,
+    parted,
 )
 from headgate.store.database import StoreAway, give_way
 from headgate.store.spool import sync_names
+from headgate.store.underway import UnderWay
 from headgate.store.usage import Position, Step, Usage
 
 LOG = logging.getLogger(__name__)
@@ -78,8 +79,7 @@ class _Reading:
     def __init__(self, stored: Position) -> None:
         self.stored = stored
         self.place = stored
-        self.open: dict[str, Opened] = {}
-        self.tokens: dict[str, int] = {}
+        self.open = UnderWay()
         self.headings: dict[int, Heading] = {}
 
     def begin(self, segment: int) -> None:
@@ -89,31 +89,23 @@ class _Reading:
 
     def learn(self, entry: Entry, gathered: _Gathered | None) -> bool:
         """Take an entry in; records are put into `gathered`. False if it says nothing to us."""
-        if type(entry) is Items:
+        if isinstance(entry, Items):
             heading = self.headings.get(entry.number)
             if heading is None:
                 return False
-            if self.open or self.tokens:
-                for item in entry.items:
-                    self._close(heading.prefix + item.name)
+            self.open.end(heading.prefix, entry.items)
             if gathered is not None:
                 gathered.add(heading, entry.items)
-        elif type(entry) is Titled:
+        elif isinstance(entry, Titled):
             self.headings[entry.number] = entry.heading
-        elif type(entry) is Opened:
-            self.open[entry.request] = entry
-        elif type(entry) is Progress:
-            self.tokens[entry.request] = entry.output_tokens
-        else:
-            assert type(entry) is UsageRecord
-            self._close(entry.request)
+        elif isinstance(entry, UsageRecord):
+            heading, item = parted(entry)
+            self.open.end(heading.prefix, [item])
             if gathered is not None:
                 gathered.add_older(entry)
+        else:
+            self.open.note(entry)
         return True
-
-    def _close(self, request: str) -> None:
-        self.open.pop(request, None)
-        self.tokens.pop(request, None)
 
 
 class Shipper:
@@ -227,8 +219,7 @@ class Shipper:
     def _close(self, name: str, reading: _Reading) -> int:
         """Give a record to each request that a dead writer left open."""
         gathered = _Gathered()
-        for opened in reading.open.values():
-            tokens = reading.tokens.get(opened.request, 0)
+        for opened, tokens in reading.open:
             # As those from before there were positions, they are held against what is there: a
             # machine that lost its power may have shipped a record and lost it from its file.
             gathered.add_older(abandoned(opened, tokens, self._price(opened, tokens)))

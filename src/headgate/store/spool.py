@@ -28,6 +28,7 @@ import msgspec
 
 from headgate.ledger.ports import Bundle
 from headgate.ledger.usage import Entry, Item, Items, Opened, Progress, Titled
+from headgate.store.underway import UnderWay
 
 SEGMENT_BYTES = 8 << 20  # about 120,000 records
 LINE_ITEMS = 200  # in one line, so that a torn one is no great loss
@@ -56,7 +57,7 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._encoder = msgspec.json.Encoder()
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
-        self._open: dict[str, list[Note]] = {}
+        self._open = UnderWay()
         self._told: set[int] = set()  # headings that the present segment has said
         self._lock = -1
         self._segment = 0
@@ -64,6 +65,7 @@ class Writer:
         self._dirty = threading.Condition()  # guards what follows
         self._file = -1
         self._is_dirty = False
+        self._is_idle = False  # the disk is waited for by nobody, since nothing was written
         self._stopped = False
         self._durable: list[Durable] = []
         self._threads: list[threading.Thread] = []
@@ -122,12 +124,16 @@ class Writer:
                 data = self._lines(notes, packed)  # it has said no heading yet
         self._write(data)
         self._told.update([bundle.number for bundle, _ in packed])
-        if notes or self._open:
-            self._remember(notes, packed)
+        # What the next segment must begin with: the requests that are open.
+        for note in notes:
+            self._open.note(note)
+        for bundle, items in packed:
+            self._open.end(bundle.heading.prefix, items)
         with self._dirty:
             self._durable += durable
             self._is_dirty = True
-            self._dirty.notify()
+            if durable or self._is_idle:
+                self._dirty.notify()
 
     def _lines(self, notes: list[Note], packed: Packed) -> bytes:
         lines: list[Entry] = [*notes]
@@ -137,19 +143,6 @@ class Writer:
             for first in range(0, len(items), LINE_ITEMS):
                 lines.append(Items(bundle.number, items[first : first + LINE_ITEMS]))
         return self._encoder.encode_lines(lines)
-
-    def _remember(self, notes: list[Note], packed: Packed) -> None:
-        """Keep what the next segment must begin with: the requests that are open."""
-        held = self._open
-        for note in notes:
-            if type(note) is Opened:
-                held[note.request] = [note]
-            elif note.request in held:
-                held[note.request][1:] = [note]
-        for bundle, items in packed:
-            prefix = bundle.heading.prefix
-            for item in items:
-                held.pop(prefix + item.name, None)
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -167,7 +160,9 @@ class Writer:
     def _sync_writes(self) -> None:
         while True:
             with self._dirty:
+                self._is_idle = True
                 self._dirty.wait_for(lambda: self._is_dirty or self._stopped)
+                self._is_idle = False
                 if not self._durable:
                     self._dirty.wait_for(self._is_hurried, SYNC_EVERY_S)
                 if not self._is_dirty:
@@ -219,9 +214,12 @@ class Writer:
             self._file = file
         if before != -1:
             os.close(before)
-        self._write(
-            self._encoder.encode_lines([one for held in self._open.values() for one in held])
-        )
+        carried: list[Note] = []
+        for opened, tokens in self._open:
+            carried.append(opened)
+            if tokens:
+                carried.append(Progress(opened.request, tokens))
+        self._write(self._encoder.encode_lines(carried))
         self._allocate_next()
 
     def _until_done(self, call: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import asdict, astuple
@@ -13,10 +14,11 @@ from headgate.store.blocks import Block, block_of, blocks_of, by_name
 from headgate.store.database import Database, Row, Transaction
 
 BLOCKS_AT_ONCE = 16  # read
+_ORDER = attrgetter("order")
 Sums = dict[tuple[str, ...], Sum]
 
 
-class Position(msgspec.Struct, frozen=True, order=True):
+class Position(msgspec.Struct, frozen=True):
     """How far a writer's files are in the store."""
 
     segment: int = 0
@@ -214,7 +216,7 @@ def _move(transaction: Transaction, step: Step) -> None:
 
 
 def _has_orders(items: Filed) -> bool:
-    return any(item.order for those in items.values() for item in those)
+    return any(any(map(_ORDER, those)) for those in items.values())
 
 
 def _billed_once(transaction: Transaction, items: Filed) -> Filed:
