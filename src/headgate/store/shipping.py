@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ from headgate.ledger.usage import (
     abandoned,
     parted,
 )
+from headgate.store.blocks import Blocks
 from headgate.store.database import StoreAway, give_way
 from headgate.store.spool import sync_names
 from headgate.store.underway import UnderWay
@@ -49,6 +51,7 @@ REST_S = 0.2  # between looks at the folder
 AWAY_S = 1.0  # before a store that is away is asked again
 Price = Callable[[Opened, int], int]
 
+_ORDER = attrgetter("order")
 _SEGMENT = re.compile(r"(.+)-(\d{8})\.jsonl")
 
 
@@ -56,21 +59,29 @@ class _Gathered:
     """Records read and not in the store yet."""
 
     def __init__(self) -> None:
-        self.items: Filed = {}
+        self.blocks = Blocks()
+        self.orders: Filed = {}  # lines of batches, which the store must be asked about
         self.older: list[UsageRecord] = []  # from before there were positions
-        self.count = 0
+        self._loose = 0
+
+    @property
+    def count(self) -> int:
+        return self.blocks.requests + self._loose
 
     @property
     def is_enough(self) -> bool:
-        return self.count >= RECORDS_PER_COMMIT or len(self.items) >= HEADINGS_PER_COMMIT
+        return self.count >= RECORDS_PER_COMMIT or len(self.blocks) >= HEADINGS_PER_COMMIT
 
     def add(self, heading: Heading, items: list[Item]) -> None:
-        self.items.setdefault(heading, []).extend(items)
-        self.count += len(items)
+        if heading.outcome == "done" and any(map(_ORDER, items)):
+            self.orders.setdefault(heading, []).extend(items)
+            self._loose += len(items)
+        else:
+            self.blocks.add(heading, items)
 
     def add_older(self, record: UsageRecord) -> None:
         self.older.append(record)
-        self.count += 1
+        self._loose += 1
 
 
 class _Reading:
@@ -87,25 +98,34 @@ class _Reading:
         self.place = Position(segment, 0)
         self.headings.clear()
 
-    def learn(self, entry: Entry, gathered: _Gathered | None) -> bool:
-        """Take an entry in; records are put into `gathered`. False if it says nothing to us."""
-        if isinstance(entry, Items):
-            heading = self.headings.get(entry.number)
-            if heading is None:
-                return False
-            self.open.end(heading.prefix, entry.items)
-            if gathered is not None:
-                gathered.add(heading, entry.items)
-        elif isinstance(entry, Titled):
-            self.headings[entry.number] = entry.heading
-        elif isinstance(entry, UsageRecord):
-            heading, item = parted(entry)
-            self.open.end(heading.prefix, [item])
-            if gathered is not None:
-                gathered.add_older(entry)
-        else:
-            self.open.note(entry)
-        return True
+    def learn(self, entries: list[Entry], gathered: _Gathered | None) -> list[Entry]:
+        """Take entries in, records into `gathered`; those that say nothing to us."""
+        unknown: list[Entry] = []
+        items: dict[int, list[Item]] = {}
+        for entry in entries:
+            if isinstance(entry, Items):
+                heading = self.headings.get(entry.number)
+                if heading is None:
+                    unknown.append(entry)
+                    continue
+                self.open.end(heading.prefix, entry.items)
+                if entry.number in items:
+                    items[entry.number] += entry.items
+                else:
+                    items[entry.number] = entry.items
+            elif isinstance(entry, Titled):
+                self.headings[entry.number] = entry.heading
+            elif isinstance(entry, UsageRecord):
+                older, item = parted(entry)
+                self.open.end(older.prefix, [item])
+                if gathered is not None:
+                    gathered.add_older(entry)
+            else:
+                self.open.note(entry)
+        if gathered is not None:
+            for number, those in items.items():
+                gathered.add(self.headings[number], those)
+        return unknown
 
 
 class Shipper:
@@ -212,7 +232,7 @@ class Shipper:
 
     def _add(self, name: str, reading: _Reading, end: Position, gathered: _Gathered) -> int:
         step = Step(name, reading.stored, end)
-        added = self._usage.ship(step, gathered.items, gathered.older)
+        added = self._usage.ship(step, gathered.blocks, gathered.orders, gathered.older)
         reading.stored = end
         return added
 
@@ -242,8 +262,10 @@ class Shipper:
     def _learn(
         self, reading: _Reading, path: Path, lines: bytes, gathered: _Gathered | None
     ) -> None:
-        for entry in self._entries(path, lines, aside=gathered is not None):
-            if not reading.learn(entry, gathered) and gathered is not None:
+        aside = gathered is not None
+        unknown = reading.learn(self._entries(path, lines, aside=aside), gathered)
+        if aside:
+            for entry in unknown:
                 self._set_aside(path, self._encoder.encode(entry))
 
     def _entries(self, path: Path, lines: bytes, *, aside: bool) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 
 import msgspec
 from msgspec.structs import asdict, astuple
@@ -10,11 +9,10 @@ from msgspec.structs import asdict, astuple
 from headgate.ledger.calendar import LAST_DAY, iso_date
 from headgate.ledger.sums import DIMENSIONS, Dimension, Sum, sum_of_items
 from headgate.ledger.usage import NAME_LENGTH, Filed, Heading, Item, UsageRecord, filed
-from headgate.store.blocks import Block, block_of, blocks_of, by_name
-from headgate.store.database import Database, Row, Transaction
+from headgate.store.blocks import Block, Blocks, block_of, names_of
+from headgate.store.database import Database, Transaction
 
 BLOCKS_AT_ONCE = 16  # read
-_ORDER = attrgetter("order")
 Sums = dict[tuple[str, ...], Sum]
 
 
@@ -57,22 +55,27 @@ class Usage:
         since from here on they count themselves.
         """
         with self._database.transaction() as transaction:
-            _add(transaction, filed(records), holder)
+            _add(transaction, Blocks(_billed_once(transaction, filed(records))), holder)
 
-    def ship(self, step: Step, items: Filed, older: Sequence[UsageRecord] = ()) -> int:
+    def ship(
+        self,
+        step: Step,
+        blocks: Blocks,
+        orders: Filed | None = None,
+        older: Sequence[UsageRecord] = (),
+    ) -> int:
         """Add what lies between two positions of a file and move on to the second, or neither.
 
         So each record is added once, however often it is read: nobody who has read it before
-        or beside this finds the first position any more, and gets Moved. `older` are records
-        from before there were positions; those that are there already stay out. The number of
-        records added.
+        or beside this finds the first position any more, and gets Moved. `orders` are records
+        of batches' lines, which are billed once; `older` are from before there were positions,
+        and those that are there already stay out. The number of records added.
         """
-        prepared = None if older or _has_orders(items) else _Prepared(items)
         with self._database.transaction() as transaction:
             _move(transaction, step)
-            if older:
-                items = _merged(items, _unless_there(transaction, filed(older)))
-            return _add(transaction, items, step.writer, prepared)
+            more = [orders or {}, _unless_there(transaction, filed(older))]
+            priced = [Blocks(_billed_once(transaction, those)) for those in more if those]
+            return _add(transaction, blocks.with_all_of(priced) if priced else blocks, step.writer)
 
     def position(self, writer: str) -> Position:
         """How far a writer's files are in the store; from now on the store knows of it."""
@@ -172,40 +175,21 @@ def summed(sums: Mapping[tuple[str, ...], Sum], by: Sequence[Dimension]) -> Sums
     return dict(sorted(found.items()))
 
 
-class _Prepared:
-    """Records as rows, made before the store is locked for them."""
-
-    def __init__(self, items: Filed) -> None:
-        self.rows: list[Row] = []
-        self.days: dict[tuple[str, int, str, str], Sum] = defaultdict(Sum)
-        self.sums: dict[tuple[str | int, ...], Sum] = defaultdict(Sum)
-        for block in blocks_of(items):
-            self.rows.append(block.row())
-            h, one = block.heading, sum_of_items(block.items)
-            self.days[(h.tenant, block.day, h.model, h.tier)] += one
-            alike = (h.tenant, block.day, h.model, h.tier, h.class_, h.key, h.engine, h.outcome)
-            self.sums[alike] += one
-
-
-def _add(
-    transaction: Transaction, items: Filed, holder: str, prepared: _Prepared | None = None
-) -> int:
-    """Add records and all that goes with them; how many."""
-    held = _budgets_held(transaction, items, holder) if holder else set()
+def _add(transaction: Transaction, blocks: Blocks, holder: str) -> int:
+    """Add blocks and all that goes with them; the number of their records."""
+    held: set[str] = set()
+    if holder:
+        held = {tenant for (tenant,) in transaction.query("budgets_held", {"holder": holder})}
+        held &= blocks.tenants()
     # In the order in which leases take them, so that nobody waits in a ring.
     for tenant in sorted(held):
         transaction.execute("lock_rate", {"tenant": tenant, "model": ""})
-    if prepared is None:
-        prepared = _Prepared(_billed_once(transaction, items))
-    transaction.insert("add_block", prepared.rows)
-    transaction.insert(
-        "add_usage_day", [key + astuple(one) for key, one in sorted(prepared.days.items())]
-    )
-    transaction.insert(
-        "add_usage_sum", [key + astuple(one) for key, one in sorted(prepared.sums.items())]
-    )
-    transaction.execute_each("release_budget", _released(prepared.days, holder, held))
-    return sum(map(len, items.values()))
+    days, sums = blocks.days(), blocks.sums()
+    transaction.insert("add_block", blocks.rows())
+    transaction.insert("add_usage_day", [key + astuple(days[key]) for key in sorted(days)])
+    transaction.insert("add_usage_sum", [key + astuple(sums[key]) for key in sorted(sums)])
+    transaction.execute_each("release_budget", _released(days, holder, held))
+    return blocks.requests
 
 
 def _move(transaction: Transaction, step: Step) -> None:
@@ -213,10 +197,6 @@ def _move(transaction: Transaction, step: Step) -> None:
     start = {"from_segment": step.start.segment, "from_bytes": step.start.bytes}
     if not transaction.execute("move_writer", to | start):
         raise Moved(f"{step.writer} is not at {step.start} in the store any more")
-
-
-def _has_orders(items: Filed) -> bool:
-    return any(any(map(_ORDER, those)) for those in items.values())
 
 
 def _billed_once(transaction: Transaction, items: Filed) -> Filed:
@@ -242,7 +222,7 @@ def _priced(transaction: Transaction, heading: Heading, item: Item) -> Item:
 def _unless_there(transaction: Transaction, items: Filed) -> Filed:
     """Those records of whose requests the store has none, each once."""
     there: set[tuple[str, str]] = set()
-    for prefix, first, last in by_name(items):
+    for prefix, first, last in names_of(items):
         where = {"prefix": prefix, "first_name": first, "last_name": last}
         for block in map(block_of, transaction.query("blocks_with", where)):
             there.update((prefix, item.name) for item in block.items)
@@ -253,19 +233,6 @@ def _unless_there(transaction: Transaction, items: Filed) -> Filed:
                 there.add((heading.prefix, item.name))
                 found.setdefault(heading, []).append(item)
     return found
-
-
-def _merged(items: Filed, more: Filed) -> Filed:
-    found = {heading: [*those] for heading, those in items.items()}
-    for heading, those in more.items():
-        found.setdefault(heading, []).extend(those)
-    return found
-
-
-def _budgets_held(transaction: Transaction, items: Filed, holder: str) -> set[str]:
-    """The tenants among these of whose budgets the holder holds some."""
-    held = {tenant for (tenant,) in transaction.query("budgets_held", {"holder": holder})}
-    return held & {heading.tenant for heading in items}
 
 
 def _released(

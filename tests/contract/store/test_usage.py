@@ -10,6 +10,7 @@ from msgspec.structs import astuple
 
 from headgate.ledger.sums import DIMENSIONS, sum_of, total
 from headgate.ledger.usage import UsageRecord, filed, parted
+from headgate.store.blocks import Blocks
 from headgate.store.database import Database
 from headgate.store.usage import Moved, Position, Step, Usage
 
@@ -84,16 +85,16 @@ def test_what_lies_between_two_positions_is_added_once(database: Database) -> No
     start = usage.position("w1")
     assert start == Position(0, 0)
     step = Step("w1", start, Position(1, 700))
-    assert usage.ship(step, filed(records)) == 50
+    assert usage.ship(step, Blocks(filed(records))) == 50
     before = usage.day_sums()
     for _ in range(2):  # read again by one who does not know that the store took it
         with pytest.raises(Moved):
-            usage.ship(step, filed(records))
+            usage.ship(step, Blocks(filed(records)))
     assert usage.position("w1") == Position(1, 700)
     assert usage.day_sums() == before
     assert len(usage.records("acme")) + len(usage.records("bolt")) == 50
     more = [record("req_new")]
-    assert usage.ship(Step("w1", Position(1, 700), Position(2, 80)), filed(more)) == 1
+    assert usage.ship(Step("w1", Position(1, 700), Position(2, 80)), Blocks(filed(more))) == 1
     assert total(usage.day_sums().values()) == total(before.values()) + sum_of(more[0])
 
 
@@ -101,7 +102,7 @@ def test_writers_do_not_share_a_position(database: Database) -> None:
     usage = Usage(database)
     for writer in ("w1", "w2"):
         step = Step(writer, usage.position(writer), Position(1, 100))
-        assert usage.ship(step, filed([record(f"req_{writer}")])) == 1
+        assert usage.ship(step, Blocks(filed([record(f"req_{writer}")]))) == 1
     assert total(usage.day_sums().values()).requests == 2
 
 
@@ -110,10 +111,10 @@ def test_a_writer_that_has_ended_takes_nothing_more_and_can_be_forgotten(
 ) -> None:
     usage = Usage(database)
     end = usage.position("w1").ending()
-    usage.ship(Step("w1", Position(), end), {})
+    usage.ship(Step("w1", Position(), end), Blocks())
     assert usage.position("w1") == end
     with pytest.raises(Moved):
-        usage.ship(Step("w1", Position(), Position(1, 10)), filed([record("req_late")]))
+        usage.ship(Step("w1", Position(), Position(1, 10)), Blocks(filed([record("req_late")])))
     usage.forget("w1")
     usage.position("w2")
     usage.forget("w2")  # which lives: it stays
@@ -129,9 +130,11 @@ def test_records_of_before_there_were_positions_are_known_by_their_ids(
     records = some_records(60)
     usage.add(records[:20])
     step = Step("w1", usage.position("w1"), Position(1, 10))
-    assert usage.ship(step, filed([record("req_new")]), [*records[:30], records[29]]) == 11
+    assert (
+        usage.ship(step, Blocks(filed([record("req_new")])), {}, [*records[:30], records[29]]) == 11
+    )
     assert total(usage.day_sums().values()).requests == 31
-    assert usage.ship(Step("w1", Position(1, 10), Position(1, 20)), {}, records) == 30
+    assert usage.ship(Step("w1", Position(1, 10), Position(1, 20)), Blocks(), {}, records) == 30
     assert total(usage.day_sums().values()).requests == 61
 
 
