@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.scribe import Scribe, record_to
 
@@ -405,3 +406,115 @@ def test_kill_9_keeps_every_record_that_was_said_to_be_durable(folder: Path, usa
     kept = requests(usage)
     assert len(kept) > told
     assert kept == [f"req_{i:07}" for i in range(len(kept))]
+
+
+def test_items_whose_heading_cannot_be_read_are_kept_for_a_person(
+    folder: Path, usage: Usage
+) -> None:
+    writer = Scribe(folder, "w1", Commits())
+    writer.start()
+    writer.say([record("req_1")])
+    writer.say([record("req_2", engine="other")])
+    writer.stop()
+    [segment] = folder.glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    lines[0] = b'["heading",0,["","ac\n'
+    segment.write_bytes(b"".join(lines))
+    shipper = Shipper(folder, usage)
+    shipper.ship()
+    assert requests(usage) == ["req_2"]
+    assert shipper.bad_lines == 2
+    kept = (folder / "unreadable").read_bytes()
+    assert lines[0].strip() in kept
+    assert b'"req_1"' in kept
+
+
+def test_what_an_earlier_version_had_written_is_shipped_once(folder: Path, usage: Usage) -> None:
+    """It wrote whole records, and shipped them by their ids: some are in the store already."""
+    folder.mkdir()
+    lines = [opened("req_0"), *(record(f"req_{i}", price_nano=5) for i in range(1, 40))]
+    lines += [opened("req_1"), opened("req_40"), Progress("req_40", 3)]
+    data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    (folder / "old-00000007.jsonl").write_bytes(data)
+    usage.add([record(f"req_{i}", price_nano=5) for i in range(1, 20)])
+    Shipper(folder, usage, lambda opened, tokens: 7 * tokens).ship()
+    assert requests(usage) == sorted(f"req_{i}" for i in range(41))
+    assert usage.sums(["outcome"])[("done",)].price_nano == 39 * 5
+    assert usage.sums(["outcome"])[("gateway_lost",)].price_nano == 21
+    assert usage.open_days() == (41, [])
+
+
+def test_a_record_that_a_machine_lost_from_its_file_after_it_was_shipped_is_not_made_again(
+    folder: Path, usage: Usage
+) -> None:
+    """What was read had not reached the disk when the power went."""
+    commits = Commits()
+    writer = Scribe(folder, "w1", commits)
+    writer.start()
+    writer.say([opened("req_1"), opened("req_2")], [nothing])
+    commits.wait_for(1)
+    [segment] = folder.glob("*.jsonl")
+    kept = segment.read_bytes().partition(b"\0")[0]
+    writer.say([record("req_1", price_nano=5)], [nothing])
+    commits.wait_for(2)
+    Shipper(folder, usage).ship()
+    writer.stop()
+    segment.write_bytes(kept)
+    Shipper(folder, usage).ship()
+    assert requests(usage) == ["req_1", "req_2"]
+    assert usage.sums(["outcome"])[("done",)].price_nano == 5
+    assert usage.open_days() == (2, [])
+
+
+def test_a_segment_that_cannot_be_begun_leaves_nothing_for_the_shipper_to_find(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later segment says that the one before it is complete, and that one is deleted."""
+    commits = Commits()
+    writer = Scribe(folder, "w1", commits, segment_bytes=700)
+    writer.start()
+    shipper = Shipper(folder, usage)
+
+    def sick(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", sick)
+        for i in range(30):
+            writer.say([record(f"req_{i}")], [nothing])
+            commits.wait_for(i + 1)
+            shipper.ship()
+        assert writer.full
+        assert len(list(folder.glob("*.jsonl"))) == 1
+    writer.say([record("req_30")], [nothing])
+    writer.stop()
+    shipper.ship()
+    assert requests(usage) == sorted(f"req_{i}" for i in range(31))
+
+
+def test_nothing_of_a_new_segment_is_durable_before_the_old_one_is(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits()
+    writer = Scribe(folder, "w1", commits, segment_bytes=700)
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def watched(file: int) -> None:
+        time.sleep(0.002)
+        fdatasync(file)
+        synced.append(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    writer.start()
+    for i in range(60):
+        writer.say([record(f"req_{i}")], [nothing])
+    commits.wait_for(60)
+    segments = sorted(folder.glob("*.jsonl"))
+    assert len(segments) > 4
+    firsts = [synced.index(path.stat().st_ino) for path in segments]
+    assert firsts == sorted(firsts)
+    for path, after in zip(segments, firsts[1:], strict=False):
+        lasts = [row for row, inode in enumerate(synced) if inode == path.stat().st_ino]
+        assert lasts[0] < after
+    writer.stop()
