@@ -73,9 +73,6 @@ class Blocks:
             for start in range(0, len(items), BLOCK_ITEMS):
                 self.add(heading, items[start : start + BLOCK_ITEMS])
 
-    def __len__(self) -> int:
-        return len(self._made)
-
     def add(self, heading: Heading, items: Sequence[Item]) -> None:
         starts = list(map(_STARTED, items))
         first_us, last_us = min(starts), max(starts)

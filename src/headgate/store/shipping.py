@@ -46,6 +46,7 @@ CHUNK_BYTES = 1 << 15
 # milliseconds for one, eight for so many.
 RECORDS_PER_COMMIT = 2_000
 HEADINGS_PER_COMMIT = 300
+WRITTEN_OUT = 250  # records of a heading, at once
 NICE = 5  # requests come first
 REST_S = 0.2  # between looks at the folder
 AWAY_S = 1.0  # before a store that is away is asked again
@@ -59,29 +60,38 @@ class _Gathered:
     """Records read and not in the store yet."""
 
     def __init__(self) -> None:
-        self.blocks = Blocks()
+        self.count = 0
         self.orders: Filed = {}  # lines of batches, which the store must be asked about
         self.older: list[UsageRecord] = []  # from before there were positions
-        self._loose = 0
-
-    @property
-    def count(self) -> int:
-        return self.blocks.requests + self._loose
+        self._blocks = Blocks()
+        self._waiting: dict[Heading, list[Item]] = {}  # to be written out
 
     @property
     def is_enough(self) -> bool:
-        return self.count >= RECORDS_PER_COMMIT or len(self.blocks) >= HEADINGS_PER_COMMIT
+        return self.count >= RECORDS_PER_COMMIT or len(self._waiting) >= HEADINGS_PER_COMMIT
 
     def add(self, heading: Heading, items: list[Item]) -> None:
+        self.count += len(items)
         if heading.outcome == "done" and any(map(_ORDER, items)):
             self.orders.setdefault(heading, []).extend(items)
-            self._loose += len(items)
-        else:
-            self.blocks.add(heading, items)
+            return
+        waiting = self._waiting.setdefault(heading, [])
+        waiting += items
+        if len(waiting) >= WRITTEN_OUT:  # while they are in the processor's cache
+            self._blocks.add(heading, waiting)
+            self._waiting[heading] = []
 
     def add_older(self, record: UsageRecord) -> None:
+        self.count += 1
         self.older.append(record)
-        self._loose += 1
+
+    def blocks(self) -> Blocks:
+        """All but `orders` and `older`."""
+        for heading, waiting in self._waiting.items():
+            if waiting:
+                self._blocks.add(heading, waiting)
+        self._waiting.clear()
+        return self._blocks
 
 
 class _Reading:
@@ -232,7 +242,7 @@ class Shipper:
 
     def _add(self, name: str, reading: _Reading, end: Position, gathered: _Gathered) -> int:
         step = Step(name, reading.stored, end)
-        added = self._usage.ship(step, gathered.blocks, gathered.orders, gathered.older)
+        added = self._usage.ship(step, gathered.blocks(), gathered.orders, gathered.older)
         reading.stored = end
         return added
 
