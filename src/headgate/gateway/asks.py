@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from headgate.gateway.bodies import ABSENT, Ask
+from headgate.gateway.bodies import ABSENT, TOKENS_MAX, Ask
 from headgate.gateway.errors import Problem
 
 BYTES_PER_TOKEN: Final = 4  # English text in UTF-8, the usual rule of thumb; settled by real counts
@@ -38,7 +38,7 @@ def output_max(ask: Ask) -> int | None:
             most = ask.max_output_tokens
             if most is None:
                 return None
-    return max(most, 0) * max(ask.n or 1, 1)
+    return min(max(most, 0) * max(ask.n or 1, 1), TOKENS_MAX)
 
 
 def extended(body: bytes, ask: Ask, extras: bytes, overrides: dict[str, bytes]) -> bytes:

@@ -4,9 +4,15 @@ They stand apart from the code that reads them because msgspec looks at their an
 a compiled module does not keep.
 """
 
+from typing import Annotated
+
 import msgspec
 
 ABSENT = msgspec.Raw()
+# More tokens than any request has. What is larger would not fit into sums, nor into the store.
+TOKENS_MAX = 1 << 31
+Most = Annotated[int, msgspec.Meta(le=TOKENS_MAX)]  # below 0 is for the engine to refuse
+Count = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
 
 class StreamOptions(msgspec.Struct, gc=False):
@@ -19,10 +25,10 @@ class Ask(msgspec.Struct, gc=False):
 
     model: str
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Most | None = None
+    max_completion_tokens: Most | None = None
+    max_output_tokens: Most | None = None
+    n: Most | None = None
     service_tier: str | None = None
     stream_options: StreamOptions | None = None
     priority: msgspec.Raw = ABSENT
@@ -47,11 +53,11 @@ class Details(msgspec.Struct, gc=False):
 class Usage(msgspec.Struct, gc=False):
     """An engine's counts, under the names of chat and those of /v1/responses."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: Details | None = None
 
 

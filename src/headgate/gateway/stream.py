@@ -29,7 +29,7 @@ def usage_of(answer: bytes) -> Tokens | None:
     details = usage.prompt_tokens_details
     if fed is None:
         fed, made, details = usage.input_tokens, usage.output_tokens, usage.input_tokens_details
-        if fed is None or fed < 0:
+        if fed is None:
             return None
     cached = details.cached_tokens or 0 if details is not None else 0
     return fed, cached if 0 <= cached <= fed else fed, made or 0

@@ -68,6 +68,8 @@ def test_unknown_fields_reach_the_engine_as_they_came():
         ("/v1/chat/completions", {"messages": []}, 400, "invalid_value", "model"),
         ("/v1/chat/completions", chat(service_tier="gold"), 400, "invalid_value", "service_tier"),
         ("/v1/chat/completions", chat(max_tokens="x"), 400, "invalid_value", "max_tokens"),
+        ("/v1/chat/completions", chat(max_tokens=10**400), 400, "invalid_value", "max_tokens"),
+        ("/v1/chat/completions", chat(n=10**400), 400, "invalid_value", "n"),
         ("/v1/nothing", chat(), 404, "unknown_url", None),
     ],
 )
