@@ -267,6 +267,7 @@ class Dispatcher:
             engine.unread -= 1
             exchange.unread = False
         engine.reading.over(exchange.id)
+        exchange.est_cached = 0
         if exchange.order:
             engine.batch_tokens -= exchange.est_input + exchange.est_output
             engine.batch.pop(exchange, None)

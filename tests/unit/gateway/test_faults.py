@@ -19,6 +19,7 @@ def nothing_leaked(h):
         assert engine.outstanding_tokens == 0
         assert engine.batch_tokens == 0
         assert engine.streams == 0
+        assert engine.unread == 0
         assert not engine.batch
     assert all(m.queue.waiting == 0 for m in h.door.dispatcher.models.values())
     names = [r.request for r in h.meter.records]
@@ -108,6 +109,54 @@ def test_after_a_stream_that_broke_off_the_connection_serves_the_next_request():
             assert (await answer_from(reader)).status == 200
             assert [r.outcome for r in h.meter.records] == ["engine_lost", "done"]
             nothing_leaked(h)
+
+    run(story)
+
+
+@pytest.mark.parametrize("made", [-1, 2**64 - 1, 10**30])
+def test_counts_that_cannot_be_true_are_not_billed_and_do_not_reach_the_store(made):
+    def counts_wrongly(transport, data):
+        body = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":%d}}' % made
+        transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def story():
+        async with house() as h:
+            await sick(h, counts_wrongly)
+            assert (await h.ask(**chat())).status == 200
+            (record,) = h.meter.records
+            assert (record.outcome, record.counted, record.output_tokens) == ("done", "estimate", 0)
+            nothing_leaked(h)
+
+    run(story)
+
+
+def test_what_one_engine_had_cached_is_not_held_to_be_cached_at_the_next():
+    class Begun(list):
+        token_s = 1e-9
+
+        def begin(self, name, tokens, now_s):
+            self.append(tokens)
+
+        def over(self, name):
+            pass
+
+        def left_tokens(self, now_s):
+            return 0.0
+
+    async def story():
+        async with house(engines=2, engine_terms="in_flight_max=1") as h:
+            free = h.door.dispatcher.engines["e0"]
+            long = asyncio.create_task(h.ask(**chat(max_tokens=100)))
+            while not free.in_flight:
+                await asyncio.sleep(0.001)
+            prompt = chat(messages=[{"role": "user", "content": "four" * 1000}], max_tokens=1)
+            assert (await h.ask(**prompt)).status == 200  # where the other is not
+            await sick(h, lambda transport, _: transport.abort(), "e1")
+            free.reading = Begun()
+            assert (await h.ask(**prompt)).status == 200
+            assert (await long).status == 200
+            (read,) = free.reading
+            assert read >= 1000
 
     run(story)
 
