@@ -31,6 +31,7 @@ RETRIES: Final = 2  # after an engine failed with nothing of its answer delivere
 PROGRESS_TOKENS: Final = 64  # a stream's progress is noted this often, for the case of a crash, and
 # before that at 1, 2, 4 ... tokens, so that a short one is not billed at nothing after it
 SIZES: Final = [b"%x\r\n" % size for size in range(2048)]  # first lines of chunks, made once
+NEWLINE: Final = 10
 HELD_EVENT_MAX: Final = 8 * 1024 * 1024  # of an event whose end has not come
 RETRIED: Final = frozenset((502, 503, 504))
 FIRST_EVENT_IS_A_TOKEN: Final = frozenset((b"/v1/chat/completions", b"/v1/completions"))
@@ -203,11 +204,15 @@ class Exchange:
         if self.relay:
             self._relayed(data)
             return
-        if self.tail or not data.endswith(b"\n\n"):
-            data = self._whole_events(data)
-            if not data:
-                return
-        count = data.count(b"\n\n")
+        end = len(data) - 2
+        if not self.tail and data.find(b"\n") == end and end > 0 and data[end + 1] == NEWLINE:
+            count = 1  # one event of one line, as most are
+        else:
+            if self.tail or not data.endswith(b"\n\n"):
+                data = self._whole_events(data)
+                if not data:
+                    return
+            count = data.count(b"\n\n")
         if not self.events:
             self._first_event()
         self.events += count
