@@ -177,7 +177,8 @@ class Admission:
         except Problem as problem:
             exchange.refuse(problem)
             return
-        self.door.dispatcher.offer(exchange, monotonic())
+        if self.door.dispatcher.renewed(exchange):
+            self.door.dispatcher.offer(exchange, monotonic())
 
     def lane(self, account: Account, ask: Ask, path: bytes, batch: bool) -> Lane:
         """Work out a lane and keep it; Problem if the account may not go this way."""

@@ -82,15 +82,24 @@ def shares(config: settings.Config) -> list[float]:
 
 def place_again(door: "Door", exchange: Exchange) -> None:
     """Give a waiting request its place under a new config."""
+    if lane_again(door, exchange):
+        door.dispatcher.offer(exchange, monotonic())
+
+
+def lane_again(door: "Door", exchange: Exchange) -> bool:
+    """Give a request its lane under a new config; False if it has none, which it is told."""
     ask = exchange.ask
     assert ask is not None
     try:
         lane = door.admission.lane(exchange.lane.account, ask, exchange.path, bool(exchange.order))
     except Problem as problem:
         exchange.refuse(problem)
-        return
+        return False
+    held = exchange.reservation
+    if held is not None and held.reserved and lane.reserved is not None:
+        lane = lane.reserved
     exchange.lane = lane
-    door.dispatcher.offer(exchange, monotonic())
+    return True
 
 
 def own_share(config: settings.Config) -> settings.Config:

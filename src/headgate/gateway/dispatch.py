@@ -113,6 +113,8 @@ class Dispatcher:
         """A request whose engine failed it: first in its tenant's line, or at once elsewhere."""
         self.retried += 1
         self._give_back(exchange)
+        if not self.renewed(exchange):
+            return
         now_s = monotonic()
         engine = self._choose(exchange, now_s)
         if engine is not None:
@@ -120,13 +122,19 @@ class Dispatcher:
         else:
             self._requeue(exchange)
 
+    def renewed(self, exchange: Exchange) -> bool:
+        """See that a request goes on under the present config: nobody looks at the queue of a
+        model that another has replaced. False if it may not, which it has been told."""
+        model = exchange.lane.model
+        return self.models.get(model.name) is model or self.door.lane_again(exchange)
+
     def release(self, exchange: Exchange) -> None:
         """A request is over and recorded: its slot serves the next."""
         engine = exchange.engine
         assert engine is not None
-        lane = exchange.lane
         self._give_back(exchange)
-        if lane.model.queue.waiting or len(engine.models) > 1:
+        models = engine.models
+        if len(models) > 1 or (models and models[0].queue.waiting):
             self.pump(engine)
 
     def first_token(self, exchange: Exchange, took_s: float) -> None:
@@ -288,9 +296,11 @@ class Dispatcher:
             exchange.front.patience(exchange.began_s + patience_s)
 
     def _requeue(self, exchange: Exchange) -> None:
+        exchange.engine = None
+        if not self.renewed(exchange):
+            return
         lane = exchange.lane
         exchange.state = WAITING
-        exchange.engine = None
         cost = exchange.est_input + exchange.est_output
         lane.model.queue.push_front(lane.level, lane.tenant, lane.weight, cost, exchange)
         if exchange.front is not None:

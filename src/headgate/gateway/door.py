@@ -95,6 +95,10 @@ class Door:
         for exchange in waiting:
             adoption.place_again(self, exchange)
 
+    def lane_again(self, exchange: Exchange) -> bool:
+        """Give a request its lane under the present config; False if it has none."""
+        return adoption.lane_again(self, exchange)
+
     def pace_objective_s(self, engine: Engine) -> float | None:
         """The time between tokens that an engine must keep, if any."""
         if engine.terms.tpot_ms is not None:

@@ -415,6 +415,33 @@ def test_a_config_reloaded_under_load_drops_no_connection_and_loses_no_request()
     run(story)
 
 
+def test_who_waits_for_limits_during_a_reload_is_served_by_the_new_config():
+    class Far(MemoryLimits):
+        fetched = False
+
+        def reserve(self, *asked):
+            return super().reserve(*asked) if self.fetched else None
+
+        async def lease(self, account, model):
+            h_door.adopt(parse_config(text, "new.toml"))
+            self.fetched = True
+
+    async def story():
+        nonlocal h_door, text
+        async with house(engine_terms="in_flight_max=1") as h:
+            text = (
+                f'[[engines]]\nname="other"\nurl="http://127.0.0.1:{h.ports[0]}"\n'
+                '[[models]]\nname="m"\nengines=["other"]\n[admin]\nenabled=false\n'
+            )
+            h_door = h.door
+            h.door.limits = Far()
+            assert (await h.ask(**chat(max_tokens=1))).status == 200
+            assert [record.engine for record in h.meter.records] == ["other"]
+
+    h_door, text = None, ""
+    run(story)
+
+
 def test_a_thousand_idle_connections_cost_little_and_serve_when_asked():
     async def story():
         async with house() as h:

@@ -6,6 +6,7 @@ import time
 import msgspec
 from tests.house import chat, house, request_for, run
 
+from headgate.gateway.config import parse_config
 from headgate.gateway.emulate import Profile
 from headgate.ledger.accounts import Tenant
 
@@ -246,6 +247,28 @@ def test_batch_work_yields_to_interactive_and_is_done_again_without_being_billed
             assert [(r.order, r.tier, r.output_tokens) for r in records] == [
                 ("batch_1/7", "batch", 50)
             ]
+
+    run(story)
+
+
+def test_what_is_put_back_after_a_reload_waits_where_the_new_config_looks():
+    async def story():
+        profile = Profile(base_s=0.004, per_token_s=0.0, per_kv_token_s=0.0)
+        async with house(engine_terms="in_flight_max=2", profile=profile) as h:
+            h.door.secret = b"inside"
+            batch = asyncio.create_task(h.raw(batch_line(7, **chat(max_tokens=50))))
+            await asyncio.sleep(0.05)
+            text = (
+                f'[[engines]]\nname="e0"\nurl="http://127.0.0.1:{h.ports[0]}"\nin_flight_max=2\n'
+                '[[models]]\nname="m"\nengines=["e0"]\n[[classes]]\nname="new"\n'
+                '[[classes]]\nname="default"\n[admin]\nenabled=false\n'
+            )
+            h.door.adopt(parse_config(text, "new.toml"))
+            answers = await asyncio.gather(*(h.ask(**chat(max_tokens=20)) for _ in range(2)))
+            assert {a.status for a in answers} == {200}
+            assert h.door.dispatcher.evicted == 1
+            async with asyncio.timeout(5):
+                assert (await batch).status == 200
 
     run(story)
 
