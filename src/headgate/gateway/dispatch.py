@@ -193,6 +193,8 @@ class Dispatcher:
                 return
             exchange = model.queue.pop(level)
             model.drained[level] += 1
+            if model.prefixes is not None:  # nobody chose the engine, but what it holds counts
+                exchange.est_cached = int(model.prefixes.held(exchange, [engine])[0])
             self._take(exchange, engine, monotonic())
 
     def pump_all(self) -> None:

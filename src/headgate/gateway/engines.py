@@ -262,7 +262,7 @@ class Link:
                 self.engine.heads.keep(data, self._kind())
             self._finish(exchange, self._take_parts(), monotonic())
         elif self._parts and self._status >= 200 and exchange.streams:
-            self.deadline_s = self.wheel.now_s + self.engine.silence_timeout_s
+            self.deadline_s = monotonic() + self.engine.silence_timeout_s
             exchange.more(self._take_parts())
 
     def expire(self) -> None:

@@ -31,7 +31,6 @@ class Wheel:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._start_s = loop.time()
-        self.now_s = self._start_s  # the time, a tick or so ago: enough for what comes often
         self._tick = 1
         self._slots: list[list[Watched]] = [[] for _ in range(SLOTS)]
         self._timer: asyncio.TimerHandle | None = None
@@ -55,7 +54,7 @@ class Wheel:
         self._slots[tick % SLOTS].append(entry)
 
     def _turn(self) -> None:
-        now_s = self.now_s = self._loop.time()
+        now_s = self._loop.time()
         until = int((now_s - self._start_s) / TICK_S)
         while self._tick < until:
             self._tick += 1

@@ -23,6 +23,7 @@ PLACES = 64
 ENGINE = ("--sequences", str(PLACES))
 FULL_SHARE = 0.85  # of the places; a batch may fill nine tenths
 PROFILE = Profile(sequences_max=PLACES)
+WARM_S = 15.0  # in which the door learns what it will know beside the batch too
 SETTLE_S = 10.0  # a long answer's time
 RATE_PER_S = 4.0  # interactive requests an engine
 LINES = 15_000
@@ -71,6 +72,7 @@ def batch(plan: Plan) -> dict[str, float]:
         engine_terms=f"in_flight_max = {PLACES}",
         extra=f"[batch]\nparallel_max = {2 * PLACES * ENGINES}\n",
     ) as place:
+        run(lambda: _interactive(place, WARM_S))
         quiet = run(lambda: _interactive(place, seconds))
         name = _start_batch(place)
         _wait_until_full(place)
