@@ -153,9 +153,11 @@ class Shipper:
     def ship(self) -> int:
         """Ship what there is; the number of records that were new to the store.
 
-        Raises StoreAway; what was not shipped stays in the files.
+        Raises StoreAway; what was not shipped stays in the files. Any other failure is of one
+        writer's files: those of the others are shipped before it is raised.
         """
         new = 0
+        failures: list[Exception] = []
         with _only_shipper(self._folder) as alone:
             if alone:
                 for name in self._names():
@@ -164,10 +166,14 @@ class Shipper:
                             # Dead or not is known before the files are looked at: a dead
                             # writer's are then all there, and read to their end.
                             new += self._ship_writer(name, dead)
-                        except BaseException:
+                        except BaseException as failure:
                             # Whether the store took what it was given, it will say itself.
                             self._readings.pop(name, None)
-                            raise
+                            if isinstance(failure, StoreAway) or not isinstance(failure, Exception):
+                                raise
+                            failures.append(failure)
+        if failures:
+            raise failures[0]
         return new
 
     def has_live_writers(self) -> bool:

@@ -231,6 +231,32 @@ def test_while_the_store_is_away_records_wait_and_then_arrive_once(
     assert usage.sums(["tenant"])[("acme",)].requests == 5_000
 
 
+def test_a_writer_whose_files_cannot_be_shipped_keeps_no_other_from_its_bill(
+    folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits()
+    for number, name in enumerate(("w1", "w2"), 1):
+        writer = Scribe(folder, name, commits)
+        writer.start()
+        writer.say([record(f"req_{number}")], [nothing])
+        writer.stop()
+    ship = usage.ship
+
+    def not_of_w1(step: Any, *rest: Any) -> int:
+        if step.writer == "w1":
+            raise OverflowError("a number that the store cannot hold")
+        return ship(step, *rest)
+
+    shipper = Shipper(folder, usage)
+    with monkeypatch.context() as patch:
+        patch.setattr(usage, "ship", not_of_w1)
+        with pytest.raises(OverflowError):
+            shipper.ship()
+        assert requests(usage) == ["req_2"]
+    shipper.ship()
+    assert requests(usage) == ["req_1", "req_2"]
+
+
 def test_two_shippers_never_work_on_one_folder_at_once(
     folder: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
